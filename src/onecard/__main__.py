@@ -1,0 +1,5 @@
+"""`python -m onecard`."""
+
+from onecard.cli.main import script
+
+script()

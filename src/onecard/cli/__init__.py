@@ -1,0 +1,1 @@
+"""One file per verb: tells each story across rooms, owns terminal output, decides nothing."""

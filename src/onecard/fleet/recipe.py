@@ -1,0 +1,97 @@
+"""A recipe: how one adapter is trained. The same object is priced by the planner and run by training.
+
+Every key says in its description what it costs or changes. A recipe is written in a file, named from the shipped ones
+(`onecard/fleet/recipes/*.yaml`), or written inline in the fleet file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TOKEN_PATTERN = r"^<[A-Za-z][A-Za-z0-9_]{0,62}>$"
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSection(Section):
+    """The adapter's shape."""
+
+    rank: int = Field(16, ge=1, le=512, description="Columns of A, rows of B: memory and capacity grow with it.")
+    alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Share of the adapter's inputs dropped while training.")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="Module names that get an adapter; all-linear follows the base's architecture."
+    )
+
+
+class BatchSection(Section):
+    """How many rows are seen before a step."""
+
+    rows: int = Field(1, ge=1, description="Rows a forward pass sees: activations grow with it.")
+    accumulate: int = Field(16, ge=1, description="Forward passes before one optimizer step.")
+
+
+class OptimizerSection(Section):
+    """How the weights are moved."""
+
+    name: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw_8bit", description="8-bit holds 2 bytes of state a trained parameter, torch holds 8."
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up.")
+    warmup_steps: int | None = Field(None, ge=0, description="Steps that warm up; overrides the ratio.")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class CheckpointSection(Section):
+    """What survives a crash."""
+
+    every_steps: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class Recipe(Section):
+    """Everything that decides what an adapter becomes, apart from the base and the data."""
+
+    name: str = Field("inline", description="Shown in manifests and reports.")
+    base_quantization: Literal["nf4", "int8", "none"] = Field(
+        "nf4", description="How the frozen base is held: nf4 is QLoRA."
+    )
+    double_quantization: bool = Field(True, description="nf4 only; must equal the serving model's.")
+    compute_dtype: Literal["bf16", "fp32"] = Field("bf16", description="Activations and matrix products.")
+    lora: LoraSection = LoraSection()
+    added_tokens: tuple[Annotated[str, Field(pattern=TOKEN_PATTERN)], ...] = Field(
+        (), description="Special tokens added to the vocabulary; only their rows of embedding and head are trained."
+    )
+    chat_template: bool = Field(
+        True, description="Prompts are wrapped by the base's own chat template, as serving does."
+    )
+    batch: BatchSection = BatchSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    epochs: float = Field(1.0, gt=0, description="Passes over the data; ignored when max_steps is set.")
+    max_steps: int | None = Field(None, ge=1)
+    max_length: int = Field(
+        1024, ge=16, description="Longest row, tokens; longer rows are an error, never cut silently."
+    )
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations backward: less memory, about 30% slower."
+    )
+    checkpoints: CheckpointSection = CheckpointSection()
+    seed: int = 17
+    data: str | None = Field(
+        None, description="Training rows (JSONL), relative to the recipe; an agent's `data` overrides it."
+    )
+
+    @model_validator(mode="after")
+    def _tokens_are_distinct(self) -> Recipe:
+        if len(set(self.added_tokens)) != len(self.added_tokens):
+            raise ValueError("added_tokens has a token twice")
+        return self
