@@ -1,18 +1,19 @@
 """Trains the embedded base's tokenizer: byte-level BPE, 4,096 tokens, Mistral's special tokens and 16 reserved ones.
 
-Run `python mini/train_tokenizer.py`; writes tokenizer files into the package folder. Takes a second on a CPU.
+Run `python mini/train_tokenizer.py [FOLDER]`; writes tokenizer files into the package folder, or FOLDER. Takes a second on a CPU.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 from corpus import chat, documents, read_terms
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-FOLDER = Path(__file__).parent.parent / "src" / "onecard" / "weights" / "embedded" / "mini"
+PACKAGE = Path(__file__).parent.parent / "src" / "onecard" / "weights" / "embedded" / "mini"
 VOCABULARY = 4096
 SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<reserved_{number}>" for number in range(16))]
 
@@ -58,17 +59,18 @@ def train() -> PreTrainedTokenizerFast:
 
 
 def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PACKAGE
     tokenizer = train()
     turn = [{"role": "user", "content": "What is a mutex?"}]
     answered = [*turn, {"role": "assistant", "content": "A lock."}]
     assert tokenizer.apply_chat_template(answered, tokenize=False) == chat("What is a mutex?", "A lock.")
     asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     assert chat("What is a mutex?", "A lock.").startswith(asked)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
     words = [word for term in read_terms() for word in term.long.split()]
     tokens = sum(len(tokenizer(term.long, add_special_tokens=False).input_ids) for term in read_terms())
-    print(f"{len(tokenizer)} tokens, {tokens / len(words):.2f} tokens a word, written to {FOLDER}")
+    print(f"{len(tokenizer)} tokens, {tokens / len(words):.2f} tokens a word, written to {folder}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from onecard.errors import FleetError, nearest
 
@@ -90,8 +91,7 @@ def validate(document: Document, model: type[Model]) -> Model:
 def _first_fault(document: Document, model: type[BaseModel], error: ValidationError) -> FleetError:
     faults = error.errors()
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
-    # A value that fits no branch of a union fails once a branch: the branch that got deepest is the one that was meant.
-    fault = unknown[0] if unknown else max(faults, key=lambda f: len(_real_path(document, f["loc"])))
+    fault = unknown[0] if unknown else max(faults, key=lambda f: _closeness(document, f))
     path = tuple(fault.get("ctx", {}).get("path", ())) or _real_path(document, fault["loc"])
     more = f" ({len(faults) - 1} more after this one)" if len(faults) > 1 and fault["type"] != "extra_forbidden" else ""
     if fault["type"] == "extra_forbidden":
@@ -116,6 +116,13 @@ def _first_fault(document: Document, model: type[BaseModel], error: ValidationEr
     return FleetError(
         f"{text}{shown}{hint}{more}", where=document.place(path), allowed=str(allowed) if allowed else None
     )
+
+
+def _closeness(document: Document, fault: ErrorDetails) -> tuple[int, bool]:
+    """How well a fault fits what was written: a value that fits no branch of a union fails once a branch, and the branch
+    that read deepest, or at least did not stumble over the value's kind, is the one that was meant."""
+    wrong_kind = fault["type"].endswith("_type") and fault["type"] != "none_required"
+    return len(_real_path(document, fault["loc"])), not wrong_kind
 
 
 def _real_path(document: Document, loc: Sequence[str | int]) -> KeyPath:
