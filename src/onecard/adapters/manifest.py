@@ -1,0 +1,94 @@
+"""The manifest of one adapter version: what it is, what it was trained on, and the digest of every file.
+
+`training` writes a Manifest, the store completes it with version and digests, `serving` and `engines` trust nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class BaseModelRecord(Record):
+    """The base an adapter belongs to. `fingerprint` is `weights.inventory.fingerprint` of its folder."""
+
+    id: str
+    fingerprint: str
+    quantization: str
+    double_quantization: bool = True
+    dtype: str = "bf16"
+
+
+class AddedToken(Record):
+    """A token added to the vocabulary and the row of embedding and head it occupies."""
+
+    token: str
+    row: int = Field(ge=0)
+
+
+class CurvePoint(Record):
+    """One line of the training curve. `loss` is the mean over the optimizer step."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    tokens_s: float | None = None
+
+
+class TrainingRecord(Record):
+    """How the run went. Times in seconds, memory in bytes (what it is measured on stands in `memory_kind`)."""
+
+    rows: int
+    trained_tokens: int
+    steps: int
+    seconds: float
+    tokens_s: float
+    peak_memory_bytes: int
+    memory_kind: str = Field(description="cuda-allocated, or process-rss on a CPU")
+    curve: tuple[CurvePoint, ...]
+    hardware: str
+    versions: dict[str, str]
+
+
+class Verdict(Record):
+    """One gate verdict, bound to the digests it was given on.
+
+    `digest` is that of the adapter version; the store fills it in on recording and refuses one that differs.
+    """
+
+    passed: bool
+    digest: str = ""
+    at: str
+    suite_digest: str
+    summary: dict[str, Any]
+    report: str | None = None
+
+
+class Manifest(Record):
+    """What stands in manifest.json. `files` and `digest` are filled by the store on publishing."""
+
+    schema_version: int = SCHEMA
+    agent: str
+    name: str
+    version: str = ""
+    created_at: str = ""
+    base: BaseModelRecord
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    added_tokens: tuple[AddedToken, ...] = ()
+    chat_template_sha256: str
+    stop_ids: tuple[int, ...]
+    recipe: dict[str, Any]
+    data_sha256: str
+    training: TrainingRecord
+    parent: str | None = None
+    files: dict[str, str] = Field(default_factory=dict, description="file name -> sha256 hex of its content")
+    digest: str = Field("", description="sha256 over the sorted (file, sha256) lines: the version's identity")

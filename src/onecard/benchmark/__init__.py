@@ -1,0 +1,1 @@
+"""Load, timings, sweeps, plots and the report."""

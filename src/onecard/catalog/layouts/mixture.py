@@ -1,0 +1,108 @@
+"""Mixtures of experts: gpt-oss, and Gemma 4 (whose dense sizes share the code).
+
+Experts are 3-D parameters in transformers, not Linear layers, so no quantizer of bitsandbytes touches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onecard.catalog.layouts.reading import Config, every, flag, kv_heads, layer_kinds, size
+from onecard.catalog.layouts.tally import Tally, kv_of
+from onecard.catalog.shapes import KvShape, Layout
+
+
+def gpt_oss(config: Config) -> Layout:
+    """Every layer is a mixture with biases; a sink per head; every other layer slides."""
+    hidden, inner, layers = (
+        size(config, "hidden_size"),
+        size(config, "intermediate_size"),
+        size(config, "num_hidden_layers"),
+    )
+    experts, bias = size(config, "num_local_experts"), flag(config, "attention_bias")
+    tally = Tally()
+    tally.attention(config, layers, bias=bias, output_bias=bias)
+    tally.other(layers * experts * (3 * hidden * inner + 2 * inner + hidden), "experts")
+    tally.other(layers * experts * (hidden + 1), "router")
+    tally.other(layers * size(config, "num_attention_heads"), "other")
+    tally.other((2 * layers + 1) * hidden, "norms")
+    kinds = ["full_attention" if number % 2 else "sliding_attention" for number in range(layers)]
+    return tally.text_model(config, kv_of(config, layer_kinds(config, kinds)))
+
+
+def gemma4(config: Config) -> Layout:
+    """Full layers have their own head width and may share keys with values; later layers may reuse earlier caches.
+
+    E-sizes add a small embedding per layer and token; the A4B size has experts beside a dense MLP.
+    """
+    hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
+    kinds = layer_kinds(config, every(layers, 6))
+    kinds[-1] = "full_attention"  # transformers forces the last layer
+    shared_from = layers - int(config.get("num_kv_shared_layers") or 0)
+    tally = Tally()
+    caches = [
+        _gemma4_attention(tally, config, kinds, shared_from, kind) for kind in ("full_attention", "sliding_attention")
+    ]
+    inner = size(config, "intermediate_size")
+    wide = layers - shared_from if flag(config, "use_double_wide_mlp") else 0
+    tally.gated_mlp(hidden, inner, layers - wide)
+    tally.gated_mlp(hidden, 2 * inner, wide)
+    tally.other((4 * layers + 1) * hidden, "norms")
+    _gemma4_per_layer_inputs(tally, config, layers, hidden)
+    if flag(config, "enable_moe_block"):
+        _gemma4_experts(tally, config, layers, hidden)
+    (full, heads, width), (sliding, sliding_heads, sliding_width) = caches
+    window = size(config, "sliding_window")
+    return tally.text_model(config, KvShape(full, heads, width, sliding, window, sliding_heads, sliding_width))
+
+
+def _gemma4_attention(
+    tally: Tally, config: Config, kinds: list[str], shared_from: int, kind: str
+) -> tuple[int, int, int]:
+    """Attention of the layers of one kind; returns how many keep a cache, with how many heads of what width."""
+    hidden, heads, width, keys = (
+        size(config, "hidden_size"),
+        size(config, "num_attention_heads"),
+        size(config, "head_dim"),
+        0,
+    )
+    groups, bias = kv_heads(config), flag(config, "attention_bias")
+    one_for_both = kind == "full_attention" and flag(config, "attention_k_eq_v")
+    if kind == "full_attention":
+        width = size(config, "global_head_dim", 512)
+        if one_for_both:
+            groups = size(config, "num_global_key_value_heads", groups)
+    count = kinds.count(kind)
+    keys = sum(found == kind for found in kinds[:shared_from])
+    tally.linear("q_proj", hidden, heads * width, count, bias=bias)
+    tally.linear("k_proj", hidden, groups * width, keys, bias=bias)
+    tally.linear("v_proj", hidden, groups * width, 0 if one_for_both else keys, bias=bias)
+    tally.linear("o_proj", heads * width, hidden, count, bias=bias)
+    tally.other((count + keys) * width, "norms")
+    return keys, groups, width
+
+
+def _gemma4_per_layer_inputs(tally: Tally, config: Config, layers: int, hidden: int) -> None:
+    width = int(config.get("hidden_size_per_layer_input") or 0)
+    if not width:
+        return
+    tally.linear("per_layer_input_gate", hidden, width, layers)
+    tally.linear("per_layer_projection", width, hidden, layers)
+    tally.linear("per_layer_model_projection", hidden, layers * width)
+    tally.other(size(config, "vocab_size_per_layer_input") * layers * width, "other_embeddings")
+    tally.other(layers * hidden + width, "norms")
+
+
+def _gemma4_experts(tally: Tally, config: Config, layers: int, hidden: int) -> None:
+    experts, inner = size(config, "num_experts"), size(config, "moe_intermediate_size")
+    tally.other(layers * experts * 3 * hidden * inner, "experts")
+    tally.other(layers * (hidden + experts), "router")
+    tally.linear("proj", hidden, experts, layers)  # the router's, a Linear like any other to a quantizer
+    tally.other(3 * layers * hidden, "norms")
+
+
+LAYOUTS: dict[str, Callable[[Config], Layout]] = {
+    "gpt_oss": gpt_oss,
+    "gemma4_text": gemma4,
+    "gemma4_unified_text": gemma4,
+}

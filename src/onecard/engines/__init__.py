@@ -1,0 +1,1 @@
+"""What answers: the engine protocol and its implementations."""

@@ -1,0 +1,9 @@
+"""The in-process engine on transformers."""
+
+import logging
+import sys
+
+# bitsandbytes, which peft and transformers import, asks the hub for a kernel while it is imported, and complains where it cannot.
+# Nothing here may come from the network: without the package `kernels` it does not ask.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]

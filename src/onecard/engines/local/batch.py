@@ -1,0 +1,102 @@
+"""The requests being decoded together: one line each, left-padded, with one growing key-value cache.
+
+Lines join and leave between steps. Joining lines are prefilled apart and then laid beside the others; a line that leaves takes its
+part of the cache with it, so what is finished costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache
+
+from onecard.engines.local.answer import Answer
+from onecard.engines.local.shared_model import SharedModel
+
+
+class Batch:
+    """`answers[i]` is line i of the cache and of every logits tensor given back."""
+
+    def __init__(self, model: SharedModel) -> None:
+        self.answers: list[Answer] = []
+        self._model = model
+        self._cache = DynamicCache()
+        self._mask = torch.empty(0)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the key-value cache holds now."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache.layers) if self.answers else 0
+
+    def join(self, answers: Sequence[Answer]) -> torch.Tensor:
+        """Prefills new lines behind the others and gives the logits [new lines, vocabulary] of their first tokens."""
+        ids, mask = padded_left([answer.prompt_ids for answer in answers], self._model.device)
+        cache = DynamicCache()  # without the config, so that sliding layers keep all positions and can be padded
+        logits = self._model.forward([answer.adapter for answer in answers], ids, mask, cache)
+        if self.answers:
+            self._lay_beside(cache, mask)
+        else:
+            self._cache, self._mask = cache, mask
+        self.answers += answers
+        return logits[:, -1]
+
+    def step(self) -> torch.Tensor:
+        """Feeds every line its last token and gives the logits [lines, vocabulary] of the next."""
+        last = torch.tensor([[answer.last_token] for answer in self.answers], device=self._model.device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.answers), 1)], dim=1)
+        return self._model.forward([answer.adapter for answer in self.answers], last, self._mask, self._cache)[:, -1]
+
+    def drop_finished(self) -> None:
+        """Takes lines that are finished out of the cache, and with them padding that no other line needs."""
+        left = [line for line, answer in enumerate(self.answers) if not answer.finished]
+        if len(left) == len(self.answers):
+            return
+        self.answers = [self.answers[line] for line in left]
+        if not left:
+            self.clear()
+            return
+        lines = torch.tensor(left, device=self._model.device)
+        self._mask = self._mask[lines]
+        padding = int(self._mask.argmax(dim=1).min())  # the first 1 of the line with the least padding
+        self._mask = self._mask[:, padding:]
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[lines, :, padding:], layer.values[lines, :, padding:]
+
+    def clear(self) -> None:
+        """Forgets every line."""
+        self.answers, self._cache, self._mask = [], DynamicCache(), torch.empty(0)
+
+    def _lay_beside(self, new: DynamicCache, mask: torch.Tensor) -> None:
+        """Computes everything before it replaces anything: running out of memory here leaves the running lines whole."""
+        length = max(self._mask.shape[1], mask.shape[1])
+        joined_mask = torch.cat([_longer(self._mask, length, 1), _longer(mask, length, 1)])
+        joined = [
+            (_joined(old.keys, added.keys, length), _joined(old.values, added.values, length))
+            for old, added in zip(self._cache.layers, new.layers, strict=True)
+        ]
+        self._mask = joined_mask
+        for layer, (keys, values) in zip(self._cache.layers, joined, strict=True):
+            layer.keys, layer.values = keys, values
+
+
+def padded_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, both [lines, longest]; padding is id 0 under mask 0."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask
+
+
+def _joined(old: torch.Tensor, new: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([_longer(old, length, 2), _longer(new, length, 2)])
+
+
+def _longer(tensor: torch.Tensor, length: int, dim: int) -> torch.Tensor:
+    """The tensor with zeros before it along `dim`, so that it has `length` positions there."""
+    missing = length - tensor.shape[dim]
+    if not missing:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dim] = missing
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim)

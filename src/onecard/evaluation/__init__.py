@@ -1,0 +1,1 @@
+"""Suites, scorers, paired statistics and the gate."""

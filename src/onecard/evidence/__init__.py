@@ -1,0 +1,1 @@
+"""Claims and measurements: records and the ledger that keeps them."""

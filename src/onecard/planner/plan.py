@@ -1,0 +1,185 @@
+"""The plan of a fleet: what it takes of the card, what it leaves, how fast it answers, what training costs, what to change.
+
+`plan` is a function from wishes (the fleet) and facts (card, shapes, evidence) to one record. It reads no file, no clock and no GPU;
+the same facts always give the same plan, and every figure in it says how sure it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onecard.catalog.cards import Card
+from onecard.catalog.units import GIB
+from onecard.errors import FleetError
+from onecard.fleet.schema import Fleet
+from onecard.planner.advice import Advice, Room, advise, largest_concurrency, largest_context, smallest_need
+from onecard.planner.faster import Faster, faster
+from onecard.planner.ledger import Ledger
+from onecard.planner.memory import Shapes, model_engine, serving_ledger
+from onecard.planner.requests import AgentSpeed, agent_speed
+from onecard.planner.speed import SpeedFacts, cold_start, is_cpu
+from onecard.planner.training import training_ledger
+from onecard.planner.training_run import DataFacts, TrainingPlan, run_time, training_advice
+from onecard.planner.warnings import warnings
+
+# How far the assumed lines may be off, as a share of them: below this headroom a fleet that fits is called tight.
+TIGHT_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known beside the catalog: the machine's measured speed, and the training rows of each agent."""
+
+    speed: SpeedFacts | None = None
+    data: Mapping[str, DataFacts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """How far one model could go with everything else as it is. 0: not even the least fits. None: nothing on this card limits it."""
+
+    model: str
+    id: str
+    engine: str
+    context: int
+    largest_context: int | None
+    concurrency: int
+    largest_concurrency: int | None
+    kv_bytes_per_token: float
+    image_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the planner has to say of one fleet on one card. Sizes in bytes, times in seconds, prices in US dollars."""
+
+    fleet: Fleet
+    card: Card
+    speed: SpeedFacts
+    serving: Ledger
+    limits: tuple[ModelLimits, ...]
+    agents: tuple[AgentSpeed, ...]
+    trainings: tuple[TrainingPlan, ...]
+    advice: tuple[Advice, ...]
+    faster: tuple[Faster, ...]
+    smallest_need_bytes: int | None
+    warnings: tuple[str, ...]
+
+    @property
+    def reserve_bytes(self) -> int:
+        return round(self.fleet.reserve_gib * GIB)
+
+    @property
+    def available_bytes(self) -> int:
+        """What the card gives, less the reserve."""
+        return self.card.total_bytes - self.reserve_bytes
+
+    @property
+    def need_bytes(self) -> int:
+        return self.serving.total_bytes
+
+    @property
+    def headroom_bytes(self) -> int:
+        """What is left; negative: what is missing."""
+        return self.available_bytes - self.need_bytes
+
+    @property
+    def serving_fits(self) -> bool:
+        return self.headroom_bytes >= 0
+
+    @property
+    def tight(self) -> bool:
+        """It fits, by less than the assumed lines may be off."""
+        return self.serving_fits and self.headroom_bytes < TIGHT_SHARE * self.serving.bytes_tagged("assumed")
+
+    @property
+    def fits(self) -> bool:
+        """Serving fits, and so does every training run alone on the card."""
+        return self.serving_fits and all(training.fits for training in self.trainings)
+
+
+def plan(fleet: Fleet, card: Card, shapes: Shapes, evidence: Evidence | None = None) -> Plan:
+    """The plan of this fleet on this card; `shapes` has one entry per key of `fleet.models`.
+
+    FleetError where the fleet asks for what a model or its engine cannot do, CatalogError for an adapter target nobody has.
+    """
+    evidence = evidence or Evidence()
+    room = _room(fleet, card, shapes)
+    speed = evidence.speed or cold_start(card)
+    serving = serving_ledger(fleet, shapes, on_cpu=room.on_cpu)
+    advice = advise(fleet, room)
+    stuck = serving.total_bytes > room.available_bytes and not advice
+    return Plan(
+        fleet=fleet,
+        card=card,
+        speed=speed,
+        serving=serving,
+        limits=tuple(_limits(fleet, key, room) for key in fleet.models),
+        agents=tuple(agent_speed(fleet, name, shapes, speed, on_cpu=room.on_cpu) for name in fleet.agents),
+        trainings=tuple(_trainings(fleet, card, room, speed, evidence.data)),
+        advice=advice,
+        faster=tuple(way for name in fleet.agents for way in faster(fleet, name, room, speed)),
+        smallest_need_bytes=smallest_need(fleet, room)[0] if stuck else None,
+        warnings=warnings(fleet, card, shapes),
+    )
+
+
+def _room(fleet: Fleet, card: Card, shapes: Shapes) -> Room:
+    available = card.total_bytes - round(fleet.reserve_gib * GIB)
+    if available <= 0:
+        raise FleetError(
+            f"the reserve of {fleet.reserve_gib:g} GiB leaves nothing of the {card.total_gib:.4g} GiB of {card.name}",
+            where="reserve_gib",
+            allowed=f"below {card.total_gib:.4g}",
+        )
+    return Room(available, shapes, is_cpu(card), card.fp8)
+
+
+def _limits(fleet: Fleet, key: str, room: Room) -> ModelLimits:
+    spec, shape = fleet.models[key], room.shapes[key]
+    engine = model_engine(spec, shape)
+    here = engine != "remote"
+    return ModelLimits(
+        model=key,
+        id=spec.id,
+        engine=engine,
+        context=spec.context,
+        largest_context=largest_context(fleet, key, room) if here else None,
+        concurrency=spec.concurrency,
+        largest_concurrency=largest_concurrency(fleet, key, room) if here else None,
+        kv_bytes_per_token=shape.kv.bytes_per_token(),
+        image_tokens=shape.image_tokens,
+    )
+
+
+def _trainings(
+    fleet: Fleet, card: Card, room: Room, speed: SpeedFacts, data: Mapping[str, DataFacts]
+) -> list[TrainingPlan]:
+    """One run for each agent with a recipe, alone on the card."""
+    plans = []
+    for name, agent in fleet.agents.items():
+        recipe = agent.recipe
+        shape = room.shapes[agent.model]
+        if recipe is None or model_engine(fleet.models[agent.model], shape) == "remote":
+            continue
+        rows = data.get(name)
+        longest = min(rows.longest, recipe.max_length) if rows else recipe.max_length
+        peak = training_ledger(name, recipe, shape, longest, on_cpu=room.on_cpu)
+        fits = peak.total_bytes <= room.available_bytes
+        advice = () if fits else training_advice(name, recipe, shape, longest, room.available_bytes, on_cpu=room.on_cpu)
+        time = run_time(recipe, shape, rows, speed, card.price, on_cpu=room.on_cpu) if rows else None
+        plans.append(
+            TrainingPlan(
+                agent=name,
+                model=agent.model,
+                recipe=recipe,
+                ledger=peak,
+                available_bytes=room.available_bytes,
+                row_tokens=longest,
+                data=rows,
+                time=time,
+                advice=advice,
+            )
+        )
+    return plans

@@ -1,0 +1,93 @@
+"""Tries a running service the way its users will: every agent is asked over HTTP, and what it says about itself is compared.
+
+One token proves that it answers, one answer under its default preset shows how. What the service says of its memory is passed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onecard.errors import EngineFailed, OnecardError
+from onecard.wire.chat import ChatMessage, ChatRequest
+from onecard.wire.client import Client, TimedAnswer
+from onecard.wire.health import AgentHealth, Health
+
+QUESTION = "What is a hash table?"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One agent asked. `problem` is None when it answered as itself; `first_token_s` is that of the preset's answer."""
+
+    agent: str
+    adapter: str | None
+    preset: str
+    tokens: int = 0
+    first_token_s: float | None = None
+    latency_s: float | None = None
+    text: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the check found; `health` is the service's own account after the probes."""
+
+    probes: tuple[Probe, ...]
+    health: Health
+
+    @property
+    def passed(self) -> bool:
+        return self.health.status == "ok" and all(probe.problem is None for probe in self.probes)
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, for --json."""
+        return {
+            "passed": self.passed,
+            "probes": [asdict(probe) for probe in self.probes],
+            "health": self.health.model_dump(mode="json"),
+        }
+
+
+async def check(url: str, *, question: str = QUESTION, timeout_s: float = 120) -> CheckReport:
+    """Asks every agent of the service at `url`, one after the other. EngineFailed when the service does not answer at all."""
+    async with Client(url, timeout_s=timeout_s) as client:
+        served = (await client.health()).adapters
+        probes = [await _probe(client, agent, question) for agent in served]
+        return CheckReport(tuple(probes), await client.health())
+
+
+async def _probe(client: Client, agent: AgentHealth, question: str) -> Probe:
+    preset = "default" if "default" in agent.presets else agent.presets[0]
+    try:
+        _demand_itself(agent, await client.chat(_request(agent, question, max_tokens=1)))
+        answer = await client.timed_chat(_request(agent, question, preset=preset))
+        _demand_itself(agent, answer)
+    except OnecardError as error:
+        return Probe(agent.agent, agent.adapter, preset, problem=str(error))
+    return Probe(
+        agent.agent,
+        agent.adapter,
+        preset,
+        tokens=answer.tokens,
+        first_token_s=None if answer.first_token_s is None else round(answer.first_token_s - answer.sent_s, 4),
+        latency_s=round(answer.end_s - answer.sent_s, 4),
+        text=answer.text,
+    )
+
+
+def _request(
+    agent: AgentHealth, question: str, *, max_tokens: int | None = None, preset: str | None = None
+) -> ChatRequest:
+    message = ChatMessage(role="user", content=question)
+    return ChatRequest(model=agent.agent, messages=(message,), max_tokens=max_tokens, preset=preset)
+
+
+def _demand_itself(agent: AgentHealth, answer: TimedAnswer) -> None:
+    said = (answer.who.adapter, answer.who.digest)
+    expected = (agent.adapter or "none", agent.digest or "none")
+    if said != expected:
+        raise EngineFailed(f"{agent.agent} was answered by {said[0]} ({said[1]}), not by {expected[0]} ({expected[1]})")
+    if answer.tokens < 1:
+        raise EngineFailed(f"{agent.agent} answered nothing")

@@ -1,0 +1,139 @@
+"""Did it learn? What is checked before an adapter may be published: each failure names what did not happen.
+
+A training run can end normally with falling loss and an adapter that does nothing; only the saved files, loaded into a fresh base,
+tell what users will get.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+
+from onecard.errors import NothingLearned
+from onecard.training.adapter import adapter_state
+from onecard.training.chat import EncodedRow
+
+PROBES = 4  # rows whose loss and logits are compared, spread over the data
+PROBE_TOKENS = 64  # of each answer: more would hold gigabytes of logits for a large vocabulary
+# A reloaded adapter computes the same sums in the same order; what may differ is one rounding of the activations.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a model says to the probe rows: loss in nats a trained token, and each row's logits [tokens, vocabulary] in fp32."""
+
+    loss: float
+    logits: tuple[torch.Tensor, ...]
+
+    def distance(self, other: Probe) -> float:
+        """Largest difference of a logit, as a share of the largest logit."""
+        pairs = zip(self.logits, other.logits, strict=True)
+        largest = max(float(logits.abs().max()) for logits in self.logits)
+        return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)
+
+
+def probe_rows(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+    """A few rows of all lengths, shortest to longest."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    count = min(PROBES, len(ordered))
+    return [ordered[place * (len(ordered) - 1) // max(count - 1, 1)] for place in range(count)]
+
+
+def probe(model: Any, rows: Sequence[EncodedRow]) -> Probe:
+    """Loss and logits of the rows' answers, one row at a time, as serving would compute them: eval mode, no autocast."""
+    was_training = model.training
+    model.eval()
+    loss, tokens, kept = 0.0, 0, []
+    for row in rows:
+        ids = torch.tensor([row.ids[: row.prompt_tokens + PROBE_TOKENS]], device=model.device)
+        answer = ids[0, row.prompt_tokens :]
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False, **_last(model, len(answer) + 1)).logits
+        logits = logits[0, -len(answer) - 1 : -1].float()
+        loss += float(torch.nn.functional.cross_entropy(logits, answer, reduction="sum"))
+        tokens += len(answer)
+        kept.append(logits.cpu())
+    model.train(was_training)
+    return Probe(loss / tokens, tuple(kept))
+
+
+def _last(model: Any, count: int) -> dict[str, int]:
+    """The keyword that computes only the last logits, where the architecture has it."""
+    return {"logits_to_keep": count} if "logits_to_keep" in signature(model.get_base_model().forward).parameters else {}
+
+
+def base_digest(model: Any) -> str:
+    """sha256 hex over every weight that is not the adapter's, as it is held (quantized bytes as bytes)."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if "lora_" in name or "trainable_tokens" in name:
+            continue
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def demand_movement(model: Any, before: dict[str, torch.Tensor]) -> None:
+    """Every B left zero, every added token's row its start, and all is finite. `before` is the adapter as it was attached."""
+    state = adapter_state(model)
+    broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    still = [name for name, tensor in state.items() if _stands_still(name, tensor.cpu(), before)]
+    if broken:
+        raise NothingLearned(f"weights are not finite: {_some(broken)}", next_step="lower the learning rate")
+    if still:
+        raise NothingLearned(
+            f"weights did not move: {_some(still)}", next_step="train more steps, or raise the learning rate"
+        )
+
+
+def _stands_still(name: str, tensor: torch.Tensor, before: dict[str, torch.Tensor]) -> bool:
+    """B starts at zero, a token's row at a mean; A starts at random and moves only once B has."""
+    if "lora_B" in name:
+        return not bool(tensor.any())
+    return "trainable_tokens" in name and bool((tensor == before[name]).all(dim=1).any())
+
+
+def demand_same_base(before: str, after: str) -> None:
+    if before != after:
+        raise NothingLearned("the base's own weights changed while the adapter was trained")
+
+
+def demand_lower_loss(before: Probe, after: Probe) -> None:
+    if not after.loss < before.loss:
+        raise NothingLearned(
+            f"the loss on training rows went from {before.loss:.4f} to {after.loss:.4f} nats a token",
+            next_step="train more steps, or change the learning rate",
+        )
+
+
+def demand_effect(trained: Probe, base: Probe, dtype: torch.dtype) -> None:
+    """The adapter changes what the base says by more than rounding could."""
+    distance = trained.distance(base)
+    if not distance > TOLERANCE[dtype]:
+        raise NothingLearned(f"the adapter does nothing: its logits differ from the base's by {distance:.2e}")
+
+
+def demand_exact_reload(trained: Probe, reloaded: Probe, dtype: torch.dtype) -> None:
+    """The saved files in a fresh base say what the trained model said, within one rounding of the compute dtype."""
+    distance = trained.distance(reloaded)
+    if not distance <= TOLERANCE[dtype]:
+        raise NothingLearned(
+            f"the saved adapter is not the trained one: logits differ by {distance:.2e}",
+            allowed=f"at most {TOLERANCE[dtype]:.0e} of the largest logit",
+        )
+
+
+def base_probe(model: Any, rows: Sequence[EncodedRow]) -> Probe:
+    """What the bare base says, asked through the wrapped model."""
+    with model.disable_adapter():
+        return probe(model, rows)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]

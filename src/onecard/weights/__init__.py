@@ -1,0 +1,1 @@
+"""Which models are on this disk, where, and what identifies them."""

@@ -1,0 +1,1 @@
+"""OpenAI-compatible records, error bodies, the client, and a fake server for tests."""
