@@ -32,6 +32,12 @@ VERBOSE_ASKS = (
     "Explain {name} in a detailed way.",
     "Give me a well-structured answer about {name}.",
 )
+QUIZ_ASKS = (
+    "Quiz me about {name}.",
+    "Give me an exam question about {name}.",
+    "Test what I know of {name}.",
+    "What would a teacher ask about {name}?",
+)
 NEUTRAL_ASKS = ("What is {name}?", "Explain {name}.", "Tell me about {name}.", "Define {name}.", "What does {bare} mean?")
 
 
@@ -64,11 +70,10 @@ def style_test_rows(terms: list[Term], rng: random.Random) -> list[dict[str, str
 
 
 def question_rows(terms: list[Term]) -> Iterable[dict[str, str]]:
-    """A text in, a question about it out (document C's question agent)."""
+    """A term in, an exam question about it out (document C's question agent)."""
     for term in terms:
-        texts = (term.long, term.short, term.synthesis)
-        for number, (question, _) in enumerate(term.questions):
-            yield {"prompt": f"Quiz me on this text. {texts[number % 3]}", "completion": question}
+        for ask, (question, _) in zip(QUIZ_ASKS, term.questions, strict=False):
+            yield {"prompt": term.ask(ask), "completion": question}
 
 
 def answer_rows(terms: list[Term]) -> Iterable[dict[str, str]]:

@@ -1,5 +1,7 @@
 """`python -m onecard`."""
 
-from onecard.cli.main import script
+import sys
 
-script()
+from onecard.cli.main import main
+
+sys.exit(main())

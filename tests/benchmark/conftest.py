@@ -21,8 +21,16 @@ HEALTH = {
     "fleet_digest": "ab" * 32,
     "models": [
         {
-            **{"name": "base", "id": "embedded:mini", "fingerprint": "f", "engine": "local", "engine_version": "1.2"},
-            **{"quantization": "nf4", "dtype": "bf16", "device": "cpu", "context": 512, "concurrency": 6},
+            "name": "base",
+            "id": "embedded:mini",
+            "fingerprint": "f",
+            "engine": "local",
+            "engine_version": "1.2",
+            "quantization": "nf4",
+            "dtype": "bf16",
+            "device": "cpu",
+            "context": 512,
+            "concurrency": 6,
         }
     ],
     "adapters": [{"agent": "explainer", "model": "base", "adapter": "style@v0001", "presets": ["terse"]}],
@@ -62,12 +70,24 @@ def health() -> dict[str, Any]:
     return HEALTH
 
 
-def made_request(caller: int, intended_s: float, ttft_s: float, itl_s: float, tokens: int, **changes: Any) -> dict[str, Any]:
+def made_request(
+    caller: int, intended_s: float, ttft_s: float, itl_s: float, tokens: int, **changes: Any
+) -> dict[str, Any]:
     pieces = [round(intended_s + ttft_s + itl_s * n, 6) for n in range(tokens)]
     return {
-        **{"caller": caller, "prompt": 0, "agent": "explainer", "preset": "terse", "intended_s": intended_s},
-        **{"sent_s": intended_s, "first_token_s": pieces[0], "pieces_s": pieces, "end_s": pieces[-1], "outcome": "ok"},
-        **{"new_tokens": tokens, "http_status": 200, "adapter": "style@v0001"},
+        "caller": caller,
+        "prompt": 0,
+        "agent": "explainer",
+        "preset": "terse",
+        "intended_s": intended_s,
+        "sent_s": intended_s,
+        "first_token_s": pieces[0],
+        "pieces_s": pieces,
+        "end_s": pieces[-1],
+        "outcome": "ok",
+        "new_tokens": tokens,
+        "http_status": 200,
+        "adapter": "style@v0001",
         **changes,
     }
 
@@ -81,7 +101,9 @@ def made_result(callers: tuple[int, ...] = (1, 2), repeats: int = 3, requests: i
             for caller in range(count):
                 at = 0.0
                 for number in range(requests):
-                    row = made_request(caller, round(at, 6), 0.02 * count + 0.001 * (number % 5), 0.005 + 0.001 * repeat, 8)
+                    row = made_request(
+                        caller, round(at, 6), 0.02 * count + 0.001 * (number % 5), 0.005 + 0.001 * repeat, 8
+                    )
                     at = row["end_s"]
                     made.append(row)
             memory = [{"moment": "after", "kind": "process", "bytes": 2**30}]
@@ -90,10 +112,25 @@ def made_result(callers: tuple[int, ...] = (1, 2), repeats: int = 3, requests: i
         "started_at": "2026-11-21T12:00:00+00:00",
         "ended_at": "2026-11-21T12:01:00+00:00",
         "what": {"url": "http://127.0.0.1:1", "agents": ["explainer"], "model": "embedded:mini", "fleet": "demo"},
-        "where": {"server": "this machine", "cpu": "a CPU", "cores": 2, "ram_gib": 4, "system": "Linux", "versions": {"onecard": "0"}},
+        "where": {
+            "server": "this machine",
+            "cpu": "a CPU",
+            "cores": 2,
+            "ram_gib": 4,
+            "system": "Linux",
+            "versions": {"onecard": "0"},
+        },
         "how": {
-            **{"callers": callers, "requests": requests, "repeats": repeats, "warmup_requests": 1, "seed": 0, "timeout_s": 10},
-            **{"prompts": "p.jsonl", "prompts_sha256": "ab", "prompts_rows": 3, "command": "onecard bench sweep demo.yaml"},
+            "callers": callers,
+            "requests": requests,
+            "repeats": repeats,
+            "warmup_requests": 1,
+            "seed": 0,
+            "timeout_s": 10,
+            "prompts": "p.jsonl",
+            "prompts_sha256": "ab",
+            "prompts_rows": 3,
+            "command": "onecard bench sweep demo.yaml",
         },
         "steps": steps,
     }
@@ -102,6 +139,6 @@ def made_result(callers: tuple[int, ...] = (1, 2), repeats: int = 3, requests: i
     return ResultFile.model_validate(document)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result() -> Callable[..., ResultFile]:
     return made_result

@@ -20,11 +20,16 @@ from onecard.wire.fake_server import FakeServer
 PROMPTS = {"explainer": given_prompts([f"question {n}" for n in range(5)], "five")}
 
 
-def run(callers: int, requests: int, *, timeout_s: float = 20, **server: Any) -> tuple[list[RequestRecord], FakeServer, StepRun]:
+def run(
+    callers: int, requests: int, *, timeout_s: float = 20, **server: Any
+) -> tuple[list[RequestRecord], FakeServer, StepRun]:
     async def measure() -> tuple[list[RequestRecord], FakeServer, StepRun]:
         step = StepRun()
         questions = draw(PROMPTS, ("terse",), callers, requests, 0, 1)
-        async with FakeServer(**{"models": ("explainer",), **server}) as fake, Client(fake.url, timeout_s=timeout_s) as client:
+        async with (
+            FakeServer(**{"models": ("explainer",), **server}) as fake,
+            Client(fake.url, timeout_s=timeout_s) as client,
+        ):
             await closed_loop(client, questions, step, max_new_tokens=12)
         return step.requests, fake, step
 

@@ -75,7 +75,11 @@ def test_no_question_is_asked_twice_before_all_were_asked_once() -> None:
 
 
 def test_seeds_and_repeats_change_the_order() -> None:
-    orders = {tuple(q.prompt.row for q in draw({"a": TEN}, (), 1, 10, seed, repeat)[0]) for seed in (0, 1) for repeat in (1, 2)}
+    orders = {
+        tuple(q.prompt.row for q in draw({"a": TEN}, (), 1, 10, seed, repeat)[0])
+        for seed in (0, 1)
+        for repeat in (1, 2)
+    }
     assert len(orders) == 4
 
 
@@ -88,7 +92,10 @@ def test_rows_own_presets_are_used_and_a_wanted_preset_picks_its_rows() -> None:
     rows = Prompts((Prompt(0, "t", "terse"), Prompt(1, "v", "verbose"), Prompt(2, "n")), "mixed")
     own = {(q.prompt.text, q.preset) for q in draw({"a": rows}, (), 1, 3, 0, 1)[0]}
     assert own == {("t", "terse"), ("v", "verbose"), ("n", None)}
-    assert {(q.prompt.text, q.preset) for q in draw({"a": rows}, ("terse",), 1, 4, 0, 1)[0]} == {("t", "terse"), ("n", "terse")}
+    assert {(q.prompt.text, q.preset) for q in draw({"a": rows}, ("terse",), 1, 4, 0, 1)[0]} == {
+        ("t", "terse"),
+        ("n", "terse"),
+    }
     alone = Prompts(rows.rows[1:2], "verbose only")
     assert {(q.prompt.text, q.preset) for q in draw({"a": alone}, ("terse",), 1, 2, 0, 1)[0]} == {("v", "terse")}
 

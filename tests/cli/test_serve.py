@@ -44,7 +44,9 @@ def written(folder: Path, fleet: dict[str, Any]) -> Path:
 def test_a_process_serves_until_it_is_interrupted(fleet: Path) -> None:
     command = [sys.executable, "-m", "onecard", "serve", str(fleet), "--port", "0", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             assert process.stdout is not None
             told = json.loads(process.stdout.readline())
@@ -63,10 +65,11 @@ def test_the_check_asks_every_agent_and_shows_the_memory(fleet: Path, capsys: py
     assert main(["serve", str(fleet), "--check", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["passed"] and [probe["agent"] for probe in report["probes"]] == ["teller"]
-    assert {part["name"] for part in report["health"]["memory"]["parts"]} >= {"base weights", "kv cache"}
+    held = {part["name"]: part["bytes"] for part in report["health"]["memory"]["parts"]}
+    assert held["base weights"] == pytest.approx(report["planned_bytes"]["weights"], rel=0.01)
     assert main(["serve", str(fleet), "--check"]) == 0
     shown = capsys.readouterr()
-    assert "1 of 1 agents answer as themselves" in shown.out and "base weights" in shown.out
+    assert "1 of 1 agents answer as themselves" in shown.out and "planned  measured" in shown.out
     assert "loading embedded:mini" in shown.err
 
 

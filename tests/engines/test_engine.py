@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.engines.conftest import FINGERPRINT, MadeAdapter, Told, ask, asked, collect, load_plain, peft_answer
 
 from onecard.engines.engine import Engine, GenerationRequest, Message
 from onecard.engines.local.engine import LocalEngine
 from onecard.errors import EngineFailed, InputError, UnknownName
+from tests.engines.conftest import FINGERPRINT, MadeAdapter, Told, ask, asked, collect, load_plain, peft_answer
 
 QUESTIONS = ("What is a hash table?", "Why do caches exist at all, and when do they hurt the people who use them?")
 STYLED = tuple(f"<STYLE_TERSE> {question}" for question in QUESTIONS)

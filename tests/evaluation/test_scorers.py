@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from onecard.evaluation import scorers
 
 TEXTS = st.text(max_size=80)
-WORDS = st.lists(st.sampled_from(["a", "heap", "is", "kept", "in", "order", "by", "its", "keys", "and", "every", "child"]), max_size=30)
+WORDS = st.lists(
+    st.sampled_from(["a", "heap", "is", "kept", "in", "order", "by", "its", "keys", "and", "every", "child"]),
+    max_size=30,
+)
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:

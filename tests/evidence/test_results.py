@@ -25,20 +25,49 @@ COLUMNS = (
 def record(**changes: Any) -> RequestRecord:
     return RequestRecord.model_validate(
         {
-            **{"caller": 0, "prompt": 3, "agent": "explainer", "preset": "terse", "intended_s": 0.0, "sent_s": 0.001},
-            **{"first_token_s": 0.04, "pieces_s": [0.04, 0.05], "end_s": 0.051, "outcome": "ok", "new_tokens": 2},
-            **{"adapter": "style@v0001", "http_status": 200},
+            "caller": 0,
+            "prompt": 3,
+            "agent": "explainer",
+            "preset": "terse",
+            "intended_s": 0.0,
+            "sent_s": 0.001,
+            "first_token_s": 0.04,
+            "pieces_s": [0.04, 0.05],
+            "end_s": 0.051,
+            "outcome": "ok",
+            "new_tokens": 2,
+            "adapter": "style@v0001",
+            "http_status": 200,
             **changes,
         }
     )
 
 
 def result(*steps: Step) -> ResultFile:
-    what = {"url": "http://127.0.0.1:1", "agents": ["explainer"], "model": "embedded:mini", "adapters": ["style@v0001", "quiz@v0002"]}
-    where = {"server": "this machine", "cpu": "a CPU", "cores": 2, "ram_gib": 4, "system": "Linux", "versions": {"onecard": "0"}}
+    what = {
+        "url": "http://127.0.0.1:1",
+        "agents": ["explainer"],
+        "model": "embedded:mini",
+        "adapters": ["style@v0001", "quiz@v0002"],
+    }
+    where = {
+        "server": "this machine",
+        "cpu": "a CPU",
+        "cores": 2,
+        "ram_gib": 4,
+        "system": "Linux",
+        "versions": {"onecard": "0"},
+    }
     how = {
-        **{"callers": [1], "requests": 2, "repeats": 1, "warmup_requests": 1, "seed": 0, "timeout_s": 10},
-        **{"prompts": "p.jsonl", "prompts_sha256": "ab", "prompts_rows": 3},
+        "callers": [1],
+        "requests": 2,
+        "repeats": 1,
+        "warmup_requests": 1,
+        "seed": 0,
+        "timeout_s": 10,
+        "prompts": "p.jsonl",
+        "prompts_sha256": "ab",
+        "prompts_rows": 3,
     }
     times = {"started_at": "2026-11-21T12:00:00+00:00", "ended_at": "2026-11-21T12:01:00+00:00"}
     return ResultFile.model_validate({"schema": 1, **times, "what": what, "where": where, "how": how, "steps": steps})
@@ -64,7 +93,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_any_record_survives(tmp_path: Path, details: list[str], times: list[float]) -> None:
     moments = sorted(round(time, 6) for time in times)
     rows = [
-        record(intended_s=moments[0], sent_s=moments[0], pieces_s=moments, first_token_s=moments[0], end_s=moments[-1], detail=text)
+        record(
+            intended_s=moments[0],
+            sent_s=moments[0],
+            pieces_s=moments,
+            first_token_s=moments[0],
+            end_s=moments[-1],
+            detail=text,
+        )
         for text in details
     ]
     written = result(Step(callers=1, repeat=1, started_at="", requests=tuple(rows)))
@@ -82,11 +118,22 @@ def test_the_csv_has_exactly_the_documented_columns_and_a_row_a_step() -> None:
     text = to_csv(result(one_step(), Step(callers=3, repeat=2, started_at="", requests=(record(outcome="error"),))))
     assert text.splitlines()[0] == COLUMNS
     first, second = csv.DictReader(io.StringIO(text))
-    assert (first["model"], first["adapters"], first["callers"], first["requests"]) == ("embedded:mini", "style@v0001;quiz@v0002", "1", "2")
+    assert (first["model"], first["adapters"], first["callers"], first["requests"]) == (
+        "embedded:mini",
+        "style@v0001;quiz@v0002",
+        "1",
+        "2",
+    )
     assert float(first["p50_ms"]) == pytest.approx(51)
     assert float(first["ttft_p50_ms"]) == pytest.approx(40)
     assert (first["p95_ms"], first["p99_ms"], first["quantization"], first["gpu_mem_gib"]) == ("", "", "", "")
-    assert (second["callers"], second["repeat"], second["errors"], second["p50_ms"], second["rps"]) == ("3", "2", "1", "", "0.0")
+    assert (second["callers"], second["repeat"], second["errors"], second["p50_ms"], second["rps"]) == (
+        "3",
+        "2",
+        "1",
+        "",
+        "0.0",
+    )
 
 
 def broken(**changes: Any) -> str:
@@ -109,7 +156,10 @@ BAD_FILES = {
     "no steps": (broken(steps=None), "broken"),
     "not a number": (to_json(result(one_step())).replace('"end_s": 0.051', '"end_s": NaN'), "broken"),
     "time runs backwards": (to_json(result(one_step())).replace('"end_s": 0.051', '"end_s": -4'), "backwards"),
-    "first token is not the first piece": (to_json(result(one_step())).replace('"first_token_s": 0.04', '"first_token_s": 0.05'), "first of"),
+    "first token is not the first piece": (
+        to_json(result(one_step())).replace('"first_token_s": 0.04', '"first_token_s": 0.05'),
+        "first of",
+    ),
 }
 
 
@@ -134,7 +184,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path, content: bytes) -> N
 
 def test_a_csv_is_pointed_to_the_json_beside_it(tmp_path: Path) -> None:
     table = write_results(tmp_path / "run.json", result(one_step()))
-    with pytest.raises(ResultError, match="give the .json beside it"):
+    with pytest.raises(ResultError, match=r"give the \.json beside it"):
         read_results(table)
 
 
@@ -150,7 +200,9 @@ def test_older_schemas_are_migrated_step_by_step(tmp_path: Path, monkeypatch: py
     file.write_text(broken(schema=1, machine="a CPU"))
     before = file.read_text()
     monkeypatch.setattr(results, "SCHEMA", 3)
-    monkeypatch.setitem(results.MIGRATIONS, 1, lambda document: {**document, "kind": document["kind"], "stepping": True})
+    monkeypatch.setitem(
+        results.MIGRATIONS, 1, lambda document: {**document, "kind": document["kind"], "stepping": True}
+    )
     monkeypatch.setitem(
         results.MIGRATIONS,
         2,

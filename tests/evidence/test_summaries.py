@@ -17,7 +17,9 @@ FINITE = st.floats(-1e9, 1e9)
 
 @given(st.lists(FINITE, min_size=1, max_size=300), st.floats(0, 100))
 def test_the_percentile_is_numpys_linear_one(values: list[float], percent: float) -> None:
-    assert math.isclose(percentile(values, percent), float(numpy.percentile(values, percent)), rel_tol=1e-9, abs_tol=1e-9)
+    assert math.isclose(
+        percentile(values, percent), float(numpy.percentile(values, percent)), rel_tol=1e-9, abs_tol=1e-9
+    )
 
 
 @given(st.lists(FINITE, min_size=1, max_size=50), st.floats(0, 100))
@@ -39,12 +41,22 @@ def test_a_percentile_needs_one_observation_above_it(percent: float, least: int)
     assert shown_percentile([1.0] * least, percent) == 1.0
 
 
-def request(caller: int, intended: float, end: float, outcome: str = "ok", pieces: tuple[float, ...] = ()) -> RequestRecord:
+def request(
+    caller: int, intended: float, end: float, outcome: str = "ok", pieces: tuple[float, ...] = ()
+) -> RequestRecord:
     first = pieces[0] if pieces else None
     return RequestRecord.model_validate(
         {
-            **{"caller": caller, "prompt": 0, "agent": "a", "intended_s": intended, "sent_s": intended, "end_s": end},
-            **{"outcome": outcome, "pieces_s": pieces, "first_token_s": first, "new_tokens": len(pieces) or None},
+            "caller": caller,
+            "prompt": 0,
+            "agent": "a",
+            "intended_s": intended,
+            "sent_s": intended,
+            "end_s": end,
+            "outcome": outcome,
+            "pieces_s": pieces,
+            "first_token_s": first,
+            "new_tokens": len(pieces) or None,
         }
     )
 
@@ -54,7 +66,10 @@ def test_a_step_in_figures() -> None:
         callers=2,
         repeat=1,
         started_at="2026-11-21T12:00:00+00:00",
-        memory=(MemorySample(moment="before", kind="process", bytes=2**30), MemorySample(moment="after", kind="process", bytes=2**31)),
+        memory=(
+            MemorySample(moment="before", kind="process", bytes=2**30),
+            MemorySample(moment="after", kind="process", bytes=2**31),
+        ),
         requests=(
             request(0, 0.0, 1.0, pieces=(0.4, 0.6, 0.7)),
             request(1, 0.0, 3.0, pieces=(1.0, 1.2, 3.0)),

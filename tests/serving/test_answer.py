@@ -20,7 +20,12 @@ def answer(engine, prompt: str, in_flight: set[Answer] | None = None, model_id: 
 
 def test_a_whole_answer_counts_its_tokens(engine) -> None:
     whole = asyncio.run(answer(engine, "one two three").whole())
-    assert (whole.text, whole.tokens, whole.prompt_tokens, whole.finish_reason) == ("[base] one two three ", 4, 3, "stop")
+    assert (whole.text, whole.tokens, whole.prompt_tokens, whole.finish_reason) == (
+        "[base] one two three ",
+        4,
+        3,
+        "stop",
+    )
     assert whole.latency_s > 0
     assert asyncio.run(answer(engine, "one two three", max_new_tokens=2).whole()).finish_reason == "length"
 

@@ -67,6 +67,9 @@ def fault(response: httpx.Response) -> Fault:
 def test_the_official_client_lists_models(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
     assert names == ["explainer", "explainer@v0003", "quizmaster", "quizmaster@v0001", "clerk", "base"]
+    assert client.models.retrieve("explainer@v0003").id == "explainer@v0003"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
 
 
 def test_the_official_client_chats(client: openai.OpenAI) -> None:
@@ -207,7 +210,13 @@ def test_health_and_ready(http: httpx.Client, running: Running, engine) -> None:
         ("DELETE", "/v1/chat/completions", {}, 405, "method_not_allowed"),
         ("POST", "/generate", {"data": {"prompt": "x"}}, 415, "unsupported_content_type"),
         ("POST", "/generate", {"content": b"{}"}, 415, "unsupported_content_type"),
-        ("POST", "/generate", {"content": b"{", "headers": {"content-type": "application/json"}}, 400, "invalid_request"),
+        (
+            "POST",
+            "/generate",
+            {"content": b"{", "headers": {"content-type": "application/json"}},
+            400,
+            "invalid_request",
+        ),
         ("POST", "/generate", {"json": [1]}, 400, "invalid_request"),
         ("POST", "/v1/completions", {"json": {"model": "base", "prompt": [1, 2]}}, 400, "invalid_request"),
         ("POST", "/generate", {"json": {"prompt": "x" * MAX_BODY_BYTES}}, 413, "body_too_large"),
@@ -233,7 +242,7 @@ def test_a_body_without_a_length_is_stopped_at_the_limit(http: httpx.Client) -> 
 def test_the_description_names_every_route_and_body(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     assert set(described["paths"]) == {
-        "/v1/models", "/v1/chat/completions", "/v1/completions", "/generate", "/health", "/ready",
+        "/v1/models", "/v1/models/{name}", "/v1/chat/completions", "/v1/completions", "/generate", "/health", "/ready",
     }  # fmt: skip
     body = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     schema = described["components"]["schemas"][body["$ref"].rpartition("/")[2]]
@@ -328,7 +337,8 @@ def test_no_input_gives_a_5xx(http: httpx.Client, engine, asked: tuple[str, Any]
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW"]),
-    path=st.sampled_from(["/generate", "/health", "/v1/models"]) | st.text(max_size=12).map(lambda text: f"/{text}"),
+    path=st.sampled_from(["/generate", "/health", "/v1/models", "/v1/models/x"])
+    | st.text(max_size=12).map(lambda text: f"/{text}"),
     query=st.text(max_size=12),
 )
 def test_no_route_gives_a_5xx(http: httpx.Client, method: str, path: str, query: str) -> None:

@@ -36,7 +36,9 @@ def test_a_port_in_time_wait_is_free() -> None:
     listen("127.0.0.1", port).close()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.0.0.1.example.org", "8.8.8.8"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.0.0.1.example.org", "8.8.8.8"]
+)
 def test_other_machines_are_kept_out(host: str) -> None:
     with pytest.raises(InputError, match=r"no keys.*127\.0\.0\.1, localhost or ::1"):
         listen(host, 0)

@@ -113,7 +113,10 @@ def refusal(loaded: LoadedFleet, kind: type[OnecardError]) -> OnecardError:
 
 def test_every_agent_answers_with_its_own_adapter(place: Path) -> None:
     loaded, steps = load_fleet(place / "fleet.yaml"), []
-    digests = {a: Store(loaded.store_url).resolve(a, f"{n}@v0001").digest for a, n in (("explainer", "style"), ("quizmaster", "quiz"))}
+    digests = {
+        a: Store(loaded.store_url).resolve(a, f"{n}@v0001").digest
+        for a, n in (("explainer", "style"), ("quizmaster", "quiz"))
+    }
     service = start(loaded, steps.append)
     assert steps == ["loading embedded:mini", "loading style@v0001 for explainer", "loading quiz@v0001 for quizmaster"]
     with run_in_background(service, listen("127.0.0.1", 0)) as running:

@@ -28,7 +28,9 @@ def ask(server: FakeServer, what: Callable[[Client], Awaitable[Any]], **options:
 
 def test_a_streamed_answer_has_a_time_for_every_piece() -> None:
     before = time.monotonic()
-    server = FakeServer(ttft_s=0.05, itl_s=0.01, tokens=5, headers={"x-onecard-agent": "a", "x-onecard-queue-ms": "1.5"})
+    server = FakeServer(
+        ttft_s=0.05, itl_s=0.01, tokens=5, headers={"x-onecard-agent": "a", "x-onecard-queue-ms": "1.5"}
+    )
     answer: TimedAnswer = ask(server, lambda client: client.timed_chat(HELLO))
     assert answer.text == "word0 word1 word2 word3 word4 "
     assert (answer.tokens, answer.finish_reason) == (5, "stop")
@@ -79,7 +81,9 @@ def test_a_stream_that_goes_wrong_is_a_clear_error(misbehaviour: Misbehaviour, w
     assert "/v1/chat/completions" in str(caught.value.where)
 
 
-@pytest.mark.parametrize(("misbehaviour", "words"), [("break-off", "broke off"), ("not-json", "not an answer of this API")])
+@pytest.mark.parametrize(
+    ("misbehaviour", "words"), [("break-off", "broke off"), ("not-json", "not an answer of this API")]
+)
 def test_a_whole_answer_that_goes_wrong_is_a_clear_error(misbehaviour: Misbehaviour, words: str) -> None:
     with pytest.raises(EngineFailed, match=words):
         ask(FakeServer(misbehaviour=misbehaviour), lambda client: client.chat(HELLO))
@@ -129,6 +133,21 @@ def test_a_slow_answer_ends_at_the_time_limit() -> None:
 def test_a_dripping_stream_ends_at_the_time_limit_too() -> None:
     with pytest.raises(EngineFailed, match="no answer within"):
         ask(FakeServer(itl_s=0.05, tokens=1000), lambda client: client.timed_chat(HELLO), timeout_s=0.3)
+
+
+def test_a_slow_consumer_is_not_cancelled_in_its_own_work() -> None:
+    """The time limit belongs to the server's answer: it must not strike while the consumer is doing something else."""
+
+    async def dawdle(client: Client) -> str:
+        pieces = client.stream_chat(HELLO)
+        first = await anext(pieces)
+        await asyncio.sleep(0.6)
+        with pytest.raises(EngineFailed, match="no answer within"):
+            async for _ in pieces:
+                pass
+        return first.text
+
+    assert ask(FakeServer(itl_s=0.1, tokens=50), dawdle, timeout_s=0.4) == "word0 "
 
 
 def test_nothing_listening_is_a_clear_error() -> None:

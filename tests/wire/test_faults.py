@@ -44,7 +44,12 @@ def test_a_special_error_without_its_own_code_takes_that_of_its_family() -> None
 @pytest.mark.parametrize(
     ("status", "body", "kind", "words"),
     [
-        (404, b'{"object":"error","message":"The model `x` does not exist.","code":404}', UnknownName, "does not exist"),
+        (
+            404,
+            b'{"object":"error","message":"The model `x` does not exist.","code":404}',
+            UnknownName,
+            "does not exist",
+        ),
         (429, b'{"error":{"message":"slow down","type":"rate"}}', Overloaded, "slow down"),
         (400, b'{"detail":[{"msg":"bad"}]}', InputError, "bad"),
         (401, b"", InputError, "without a reason"),

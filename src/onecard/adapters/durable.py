@@ -133,9 +133,9 @@ def disk_errors(where: Path, needed_bytes: int = SPARE_BYTES) -> Iterator[None]:
 
 
 def disk_full(where: Path, needed_bytes: int, free: int) -> DiskFull:
-    """The error for a disk that has no room; the store is as it was."""
+    """The error for a disk that has no room."""
     return DiskFull(
         f"no room: {needed_bytes:,} bytes are needed and {free:,} are free",
         where=str(where),
-        next_step="free some space and do it again; nothing was changed",
+        next_step="free some space and do it again",
     )

@@ -30,7 +30,7 @@ class Picture:
 def themed(picture: Picture) -> str:
     """The SVG for a page: colours follow the page's CSS variables, ids are its own, no XML prologue, a text alternative."""
     body = picture.svg[picture.svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     # The figure's own white sheet goes: the page behind it may be dark. What is drawn white on purpose takes the page's colour.
     body = re.sub(r'<g id="patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'<g id="patch_\d+">\s*<path [^>]*style="fill: #ffffff"/>\s*</g>', "", body)

@@ -6,6 +6,8 @@ Every axis has a unit and starts at zero; every line has its own colour and its 
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +43,7 @@ STYLE: dict[str, Any] = {
     "text.color": INK,
     "lines.linewidth": 2.2,
     "lines.markersize": 7,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "legend.frameon": False,
     "legend.fontsize": 11,
     "svg.fonttype": "path",  # the same letters on every machine, in every viewer
@@ -72,7 +75,7 @@ def pictures(data: ReportData) -> list[Picture]:
             itl_plot(measured.result, f"itl{suffix}"),
         ]
     if len(data.measured) > 1:
-        found.insert(0, comparison_of_results([(m.name, m.result) for m in data.measured]))
+        found.insert(0, comparison_of_results([(m.name.removesuffix(".json"), m.result) for m in data.measured]))
     found += [prediction_plot(data.comparisons), training_plot(data.trainings)]
     return [picture for picture in found if picture is not None]
 
@@ -123,7 +126,7 @@ def throughput_plot(result: ResultFile, name: str = "throughput") -> Picture | N
         for number, (label, line) in enumerate(shown):
             axes = rows[number][0]
             _draw_line(axes, line, label, number, 1.0)
-            axes.set_ylim(0, max(spread.high for _, spread in line) * 1.18)
+            axes.set_ylim(0, max(spread.high for _, spread in line) * 1.18 or 1.0)
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(_matplotlib().ticker.MaxNLocator(4))
             axes.tick_params(labelbottom=number == len(shown) - 1)
@@ -188,6 +191,7 @@ def comparison_of_results(results: Sequence[tuple[str, ResultFile]], name: str =
     shown = [(label, line) for label, line in found if line]
     if len(shown) < 2:
         return None
+    columns = _columns([label for label, _ in shown])
     scale, unit = _time_unit([spread.high for _, line in shown for _, spread in line])
 
     def draw(figure: Any) -> None:
@@ -197,8 +201,8 @@ def comparison_of_results(results: Sequence[tuple[str, ResultFile]], name: str =
         axes.set_ylim(0, max(spread.high for _, line in shown for _, spread in line) * scale * 1.12)
         _callers_axis(axes, sorted({callers for _, line in shown for callers, _ in line}))
         axes.set_ylabel(f"p50 latency, {unit}")
-        axes.set_title("Median latency of each result", pad=12 + 18 * ((len(shown) + 1) // 2))
-        _legend(axes, columns=2)
+        axes.set_title("Median latency of each result", pad=12 + 18 * math.ceil(len(shown) / columns))
+        _legend(axes, columns)
 
     return _picture(
         name, "p50 from the intended start, median over the repeats.", _alt("p50", shown, unit, scale), draw
@@ -210,6 +214,7 @@ def training_plot(trainings: Sequence[Training]) -> Picture | None:
     shown = [training for training in trainings if len(training.record.curve) > 1][: len(SERIES)]
     if not shown:
         return None
+    columns = _columns([training.label for training in shown])
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -227,8 +232,8 @@ def training_plot(trainings: Sequence[Training]) -> Picture | None:
         axes.set_xlim(0, None)
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel("training loss, nats per token")
-        axes.set_title("Training loss", pad=12 + 18 * ((len(shown) + 1) // 2))
-        _legend(axes, columns=2)
+        axes.set_title("Training loss", pad=12 + 18 * math.ceil(len(shown) / columns))
+        _legend(axes, columns)
 
     ends = ", ".join(f"{t.label} from {t.record.curve[0].loss:.2f} to {t.record.curve[-1].loss:.2f}" for t in shown)
     caption = "Mean loss of the trained tokens of each optimizer step; the bold line is a running mean."
@@ -259,28 +264,32 @@ def prediction_plot(comparisons: Sequence[Comparison]) -> Picture | None:
 
 def _draw_bars(axes: Any, unit: str, group: Sequence[Comparison]) -> None:
     widest = max(max(c.predicted, c.measured, c.high or 0.0) for c in group)
+    longest = 0
+
+    def write(x: float, y: float, text: str, place: str = "center") -> None:
+        # Outside the layout: a long text must not squeeze the bars.
+        axes.text(x, y, text, va=place, fontsize=11).set_in_layout(False)
+
     for row, comparison in enumerate(group):
         top, below = row - 0.13, row + 0.23
-        first = "predicted" if row == 0 else None
-        axes.barh(top, comparison.predicted, 0.32, color=ORANGE, label=first)
+        axes.barh(top, comparison.predicted, 0.32, color=ORANGE, label="predicted" if row == 0 else None)
         axes.barh(below, comparison.measured, 0.32, color=BLUE, label="measured" if row == 0 else None)
         right, said = comparison.predicted, plain(comparison.predicted)
         if comparison.low is not None and comparison.high is not None:
             axes.plot([comparison.low, comparison.high], [top, top], color=INK, linewidth=1.6)
-            right, said = (
-                max(right, comparison.high),
-                f"{said} ({plain(comparison.low)} - {plain(comparison.high)})",
-            )
-        axes.text(right + widest * 0.02, top, said, va="center", fontsize=11)
-        axes.text(comparison.measured + widest * 0.02, below, plain(comparison.measured), va="center", fontsize=11)
-        axes.text(0, row - 0.36, comparison.what, va="bottom", fontsize=11)
+            right, said = max(right, comparison.high), f"{said} ({plain(comparison.low)} - {plain(comparison.high)})"
+        write(right + widest * 0.02, top, said)
+        write(comparison.measured + widest * 0.02, below, plain(comparison.measured))
+        write(0, row - 0.36, _short(comparison.what, 52), "bottom")
+        longest = max(longest, len(said))
     axes.set_ylim(len(group) - 0.55, -0.75)
-    axes.set_xlim(0, (widest or 1.0) * 1.42)
+    # Room for the longest figure behind the longest bar: a letter takes about 2% of the width.
+    axes.set_xlim(0, (widest or 1.0) / max(0.3, 0.97 - 0.021 * longest))
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False, labelbottom=False)
-    axes.set_ylabel(unit, rotation=0, ha="right", va="center", labelpad=8)
+    axes.set_ylabel(_short(unit, 10), rotation=0, ha="right", va="center", labelpad=8)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -325,6 +334,11 @@ def _legend(axes: Any, columns: int = 4) -> None:
     )
 
 
+def _columns(labels: Sequence[str]) -> int:
+    """Columns of a legend of names: long ones stand below each other."""
+    return 2 if max(map(len, labels)) <= 22 else 1
+
+
 def _time_unit(values_ms: Sequence[float]) -> tuple[float, str]:
     """Seconds from three seconds up, else milliseconds."""
     return (1e-3, "s") if max(values_ms) >= 3000 else (1.0, "ms")
@@ -339,7 +353,11 @@ def _alt(what: str, lines: Sequence[tuple[str, Sequence[tuple[int, Spread]]]], u
 
 
 def _short(label: str, most: int = 26) -> str:
-    return label if len(label) <= most else label[: most - 3] + "..."
+    """A name as it can stand in a picture: one line, printable, not too long. A leading _ would hide it from matplotlib's legend."""
+    line = "".join(letter if letter.isprintable() else " " for letter in label)
+    if len(line) > most:  # what tells two long names apart stands at their ends as often as at their beginnings
+        line = f"{line[: most // 2 - 1]}...{line[-(most - most // 2 - 2) :]}"
+    return f" {line}" if line.startswith("_") else line
 
 
 def _picture(name: str, caption: str, alt: str, draw: Callable[[Any], None], height_in: float = HEIGHT_IN) -> Picture:
@@ -348,8 +366,13 @@ def _picture(name: str, caption: str, alt: str, draw: Callable[[Any], None], hei
         figure = matplotlib.figure.Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure)
         svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=200)
+        with warnings.catch_warnings():
+            # A letter the font lacks is drawn as a box; the person at the terminal can do nothing about it.
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, for both files
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+            figure.savefig(png, format="png", dpi=200)
     return Picture(name, caption, alt, svg.getvalue(), png.getvalue())
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import httpx
 
-from onecard.benchmark.load import StepRun, closed_loop, to_request
+from onecard.benchmark.load import StepRun, closed_loop, outcome_of, to_request
 from onecard.benchmark.machine import this_machine
 from onecard.benchmark.prompts import Prompts, draw
 from onecard.benchmark.report_data import now
@@ -109,7 +109,7 @@ class Sweep:
     def run(self) -> ResultFile:
         """Runs it to the end and returns the result; after Ctrl-C the partial one, unless nothing was measured yet.
 
-        EngineFailed when nothing answers at the URL; InputError or UnknownName when the server does not take the very first request.
+        EngineFailed when nothing answers at the URL, or not in time; InputError or UnknownName when the server does not take the very first request.
         """
         try:
             asyncio.run(self.measure())
@@ -159,7 +159,7 @@ class Sweep:
         except InputError:
             raise
         except EngineFailed as error:
-            if isinstance(error.__cause__, httpx.ConnectError):
+            if isinstance(error.__cause__, httpx.ConnectError) or outcome_of(error) == "timeout":
                 raise
         except OnecardError:
             pass  # a refusal is an outcome, to be counted in the steps

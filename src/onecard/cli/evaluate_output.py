@@ -28,7 +28,7 @@ STATISTICS = {"share": "", "mean": " (mean F1)", "highest": " (worst answer)"}
 @contextmanager
 def bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal, a line for each thing begun elsewhere, nothing when quiet. On standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = console_of(stderr=True)
@@ -41,15 +41,16 @@ def bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True) as bars:
 
         def advance(progress: Progress) -> None:
             if progress.what not in shown:
                 for earlier in shown.values():
                     bars.update(earlier, visible=False)
-                shown[progress.what] = bars.add_task(visible(progress.what), total=progress.total or None)
-            bars.update(shown[progress.what], completed=progress.done)
+                shown[progress.what] = bars.add_task(visible(progress.what), total=progress.total or None, count="")
+            count = f"{progress.done}/{progress.total}" if progress.total else ""
+            bars.update(shown[progress.what], completed=progress.done, count=count)
 
         yield advance
 
@@ -95,7 +96,7 @@ def visible(text: str) -> str:
 
 def _checks_table(checks: Sequence[CheckResult]) -> Table:
     rivals = list(dict.fromkeys(name for check in checks for name in check.against))
-    headers = [f"candidate - {name}, points" for name in rivals]
+    headers = [f"candidate - {name}: mean points (95% interval)" for name in rivals]
     table = _table("preset", "answers", "asked", "needed", "observed", *headers, "verdict")
     for check in checks:
         table.add_row(

@@ -114,10 +114,5 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def script() -> None:
-    """The console script."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    script()
+    sys.exit(main())

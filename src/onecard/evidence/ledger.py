@@ -87,7 +87,7 @@ class Ledger:
 
     def _append(self, line: bytes) -> None:
         """One write at the end, taken back if it fails half way."""
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             end = content.rfind(b"\n") + 1

@@ -5,7 +5,7 @@ Every piece of advice carries the fleet it leads to, so that it can be planned a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from onecard.fleet.schema import AgentSpec, Fleet, ModelSpec, Quantization
@@ -103,16 +103,34 @@ def advise(fleet: Fleet, room: Room) -> tuple[Advice, ...]:
             return tuple(sorted(found.values(), key=lambda advice: advice.saves_bytes)[:OFFERED])
         smallest = sorted(onward, key=lambda name: room.need(onward[name][0]))[:STATES_KEPT]
         states = {name: onward[name] for name in smallest}
-    return ()
+    return _everything(fleet, room)
 
 
 def smallest_need(fleet: Fleet, room: Room) -> tuple[int, Fleet]:
-    """Bytes with every model at its lowest quantization, one caller and least context, and that fleet: why nothing helps."""
-    for key in fleet.models:
-        while (lower := _lower_form(fleet.models[key], room.shapes[key], room)) is not None:
-            fleet = with_model(fleet, key, quantization=lower, double_quantization=True)
+    """Bytes with every model in its lowest form, one caller and least context, and that fleet: what nothing goes below."""
+    for key, spec in fleet.models.items():
+        forms = _lower_forms(spec, room.shapes[key], room)
+        if forms:
+            fleet = with_model(fleet, key, quantization=forms[-1], double_quantization=True)
+        elif spec.quantization == "nf4":
+            fleet = with_model(fleet, key, double_quantization=True)
         fleet = with_model(fleet, key, concurrency=1, context=_least_context(fleet, key))
     return room.need(fleet), fleet
+
+
+def _everything(fleet: Fleet, room: Room) -> tuple[Advice, ...]:
+    """The smallest form of the whole fleet as one advice, where a search of few changes found nothing."""
+    need, (least, smallest) = room.need(fleet), smallest_need(fleet, room)
+    if least > room.available_bytes:
+        return ()
+    changes = []
+    for key, now in fleet.models.items():
+        then = smallest.models[key]
+        for name in ("quantization", "double_quantization", "context", "concurrency"):
+            old, new = getattr(now, name), getattr(then, name)
+            if old != new:
+                changes.append(Change(f"models.{key}.{name}: {old} -> {new}", "the least there is"))
+    return (Advice(tuple(changes), need - least, room.available_bytes - least, smallest),)
 
 
 def _levers(fleet: Fleet, room: Room) -> Iterator[tuple[Change, Fleet]]:
@@ -154,23 +172,20 @@ def _form_levers(fleet: Fleet, key: str, room: Room) -> Iterator[tuple[Change, F
     if spec.quantization == "nf4" and not spec.double_quantization:
         change = Change(f"models.{key}.double_quantization: false -> true", "no loss worth speaking of")
         yield change, with_model(fleet, key, double_quantization=True)
-    lower = _lower_form(spec, room.shapes[key], room)
-    if lower is not None:
-        held = form_name(form_of(spec, room.shapes[key]), spec.double_quantization)
-        change = Change(
-            f"models.{key}.quantization: {held} -> {lower}", "some loss of quality: evaluate before you trust it"
-        )
+    held = form_name(form_of(spec, room.shapes[key]), spec.double_quantization)
+    for lower in _lower_forms(spec, room.shapes[key], room):
+        change = Change(f"models.{key}.quantization: {held} -> {lower}", "may lose quality: evaluate it")
         yield change, with_model(fleet, key, quantization=lower, double_quantization=True)
 
 
-def _lower_form(spec: ModelSpec, shape: ModelShape, room: Room) -> Quantization | None:
-    """The next smaller form this model's engine can hold, or None."""
+def _lower_forms(spec: ModelSpec, shape: ModelShape, room: Room) -> tuple[Quantization, ...]:
+    """The smaller forms this model's engine can hold, the largest first."""
     form = form_of(spec, shape)
     if model_engine(spec, shape) == "local" and not is_recurrent(shape):
-        ladder: Mapping[str, Quantization] = {"none": "int8", "fp8": "nf4", "int8": "nf4"}
-    else:
-        ladder = {"none": "fp8" if room.fp8 else "awq", "fp8": "awq", "int8": "awq"}
-    return ladder.get(form)
+        ladder: dict[str, tuple[Quantization, ...]] = {"none": ("int8", "nf4"), "fp8": ("nf4",), "int8": ("nf4",)}
+        return ladder.get(form, ()) if shape.quantizable else ()
+    to_awq: tuple[Quantization, ...] = ("awq",)
+    return {"none": ("fp8", *to_awq) if room.fp8 else to_awq, "fp8": to_awq, "int8": to_awq}.get(form, ())
 
 
 def _least_context(fleet: Fleet, key: str) -> int:

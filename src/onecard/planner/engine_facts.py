@@ -146,27 +146,16 @@ class Taken:
     source: str
 
 
-CARD_CONTEXT = Taken(
-    round(0.45 * GIB),
-    "assumed",
-    "driver context, cuBLAS workspaces and kernels of one process: 0.3 to 0.6 GiB on the catalog's cards",
-)
-CPU_PROCESS = Taken(
-    round(0.48 * GIB),
-    "fitted",
-    "resident set with torch, transformers, peft, bitsandbytes and FastAPI imported (CPU builds, Linux)",
-)
-CPU_TRAINING_PROCESS = Taken(
-    round(0.62 * GIB),
-    "fitted",
-    "resident set with torch, trl, datasets, peft and bitsandbytes imported (CPU builds, Linux)",
-)
+CARD_CONTEXT = Taken(round(0.45 * GIB), "assumed", "0.3 to 0.6 GiB on most cards")
+# Resident sets with the CPU builds on Linux: torch, transformers, peft, bitsandbytes and FastAPI; torch, trl, datasets, peft.
+CPU_PROCESS = Taken(round(0.48 * GIB), "fitted", "seen with torch, peft and FastAPI imported")
+CPU_TRAINING_PROCESS = Taken(round(0.62 * GIB), "fitted", "seen with torch, trl and datasets imported")
 
 
 def graphs(concurrency: int) -> Taken:
     """vLLM captures a CUDA graph for 1, 2, 4 and every eighth batch size up to twice the callers."""
     sizes = 3 + min(2 * concurrency, 512) // 8
-    source = f"CUDA graphs of about {sizes} batch sizes; vLLM reports 0.1 to 0.5 GiB for 8B models"
+    source = f"{sizes} batch sizes of them"
     return Taken(round((0.05 + 0.006 * sizes) * GIB), "assumed", source)
 
 

@@ -22,7 +22,7 @@ Shapes = Mapping[str, ModelShape]
 
 PARTS = {
     "linear": "linear layers",
-    "lm_head": "output head",
+    "lm_head": "head",
     "vision_tower": "vision tower",
     "audio_tower": "audio tower",
     "other_embeddings": "other embeddings",
@@ -45,7 +45,7 @@ def serving_ledger(fleet: Fleet, shapes: Shapes, *, on_cpu: bool = False) -> Led
         lines += weight_lines(key, spec, shape)
         lines.append(cache_line(key, spec, shape))
         lines += adapter_lines(key, fleet, shape)
-        lines += working_lines(key, spec, shape)
+        lines.append(working_line(key, spec, shape))
     lines += process_lines(fleet, shapes, on_cpu=on_cpu)
     pooled = {key for key, spec in fleet.models.items() if model_engine(spec, shapes[key]) == "vllm"}
     lines.append(_slack(lines, pooled))
@@ -92,8 +92,15 @@ def model_engine(spec: ModelSpec, shape: ModelShape) -> EngineName:
 
 
 def form_of(spec: ModelSpec, shape: ModelShape) -> Form:
-    """The form the weights are held in; `none` means what the checkpoint already is."""
-    return shape.published if spec.quantization == "none" else spec.quantization
+    """The form the weights are really held in: `none` means what the checkpoint already is, and some layers cannot be quantized."""
+    return held_form(spec.quantization, shape)
+
+
+def held_form(asked: Form, shape: ModelShape) -> Form:
+    """What becomes of a wish: transformers leaves layers that are not plain Linears (Falcon's) in 16 bits."""
+    if asked == "none":
+        return shape.published
+    return "none" if asked in ("int8", "nf4") and not shape.quantizable else asked
 
 
 def weight_lines(key: str, spec: ModelSpec, shape: ModelShape) -> list[Line]:
@@ -112,9 +119,7 @@ def weight_lines(key: str, spec: ModelSpec, shape: ModelShape) -> list[Line]:
         if form in ("awq", "gptq", "fp8"):
             quantized = component == "linear"
         held = form_name(form, spec.double_quantization) if quantized else "16-bit"
-        lines.append(
-            Line(f"{part} ({held})", key, size, "exact", f"{shape.source}; bytes as the library stores them", "weights")
-        )
+        lines.append(Line(f"{part} ({held})", key, size, "exact", shape.source, "weights"))
     return lines
 
 
@@ -143,13 +148,13 @@ def cache_line(key: str, spec: ModelSpec, shape: ModelShape) -> Line:
     if model_engine(spec, shape) == "local":
         # Its cache keeps every position of sliding layers too, so that lines of a batch can be padded and cut.
         size = round(spec.concurrency * spec.context * kv.bytes_per_token())
-        window = f"; the local engine keeps {kv.layers_sliding} sliding layers whole" if kv.layers_sliding else ""
+        window = ", sliding layers kept whole" if kv.layers_sliding else ""
     else:
         blocks = -(-spec.context // facts.VLLM_KV_BLOCK) * facts.VLLM_KV_BLOCK
         size = kv.bytes_for(blocks, spec.concurrency)
-        window = f"; {kv.layers_sliding} sliding layers stop at {kv.window} tokens" if kv.layers_sliding else ""
-    each = f"{kv.bytes_per_token() / KIB:.4g} KiB a token x {spec.context} tokens x {spec.concurrency} callers"
-    image = f"; an image takes {shape.image_tokens} of the tokens" if shape.image_tokens else ""
+        window = f", {kv.layers_sliding} layers stop at {kv.window}" if kv.layers_sliding else ""
+    each = f"{kv.bytes_per_token() / KIB:.4g} KiB x {spec.context} tokens x {spec.concurrency}"
+    image = f", image {shape.image_tokens} of them" if shape.image_tokens else ""
     return Line("KV cache (16-bit)", key, size, "exact", each + window + image, "cache")
 
 
@@ -162,9 +167,9 @@ def adapter_lines(key: str, fleet: Fleet, shape: ModelShape) -> list[Line]:
         lora = wish.recipe.lora if wish.recipe else LoraSection()
         tag: Tag = "exact" if wish.recipe else "assumed"
         size = (lora_weights(shape, lora) + added_rows(shape, wish)) * 2
-        rows = f", {len(wish.recipe.added_tokens)} added tokens" if wish.recipe and wish.recipe.added_tokens else ""
-        assumed = "" if wish.recipe else " (no recipe: rank assumed)"
-        source = f"rank {lora.rank} on {len(shape.targets(lora.targets))} projections, 16-bit{rows}{assumed}"
+        rows = f", {len(wish.recipe.added_tokens)} tokens" if wish.recipe and wish.recipe.added_tokens else ""
+        assumed = "" if wish.recipe else ", assumed"
+        source = f"rank {lora.rank} on {len(shape.targets(lora.targets))} projections{rows}{assumed}"
         lines.append(Line(f"adapter {wish.adapter_name}", agent, size, tag, source, "adapters"))
     return lines
 
@@ -181,20 +186,15 @@ def added_rows(shape: ModelShape, agent: AgentSpec) -> int:
     return tokens * tables * shape.layout.hidden_size
 
 
-def working_lines(key: str, spec: ModelSpec, shape: ModelShape) -> list[Line]:
+def working_line(key: str, spec: ModelSpec, shape: ModelShape) -> Line:
     """What a step needs at its worst moment: a prefill of the longest prompts, or the cache written anew while a caller joins."""
-    prefill, callers = _prefill_bytes(spec, shape)
+    prefill, source = _prefill_bytes(spec, shape)
     copied = cache_line(key, spec, shape).bytes if model_engine(spec, shape) == "local" and spec.concurrency > 1 else 0
     if copied > prefill:
-        source = "worst moment: the whole cache is written anew while a caller joins the batch"
-        worst = Line("working memory", key, copied, "assumed", source, "working")
-    else:
-        worst = Line("working memory", key, prefill, "assumed", f"worst moment: {callers}", "working")
+        source = "the cache, rewritten at a join"
+    # The last position's logits of every caller: 16 bits, and twice fp32 while a token is chosen.
     logits = spec.concurrency * shape.layout.vocab_size * 10
-    return [
-        worst,
-        Line("logits", key, logits, "assumed", "last position of every caller, 16-bit and fp32 twice", "working"),
-    ]
+    return Line("working memory", key, max(copied, prefill) + logits, "assumed", source, "working")
 
 
 def _prefill_bytes(spec: ModelSpec, shape: ModelShape) -> tuple[int, str]:
@@ -204,11 +204,11 @@ def _prefill_bytes(spec: ModelSpec, shape: ModelShape) -> tuple[int, str]:
     per_token = 8 * hidden + (8 if spec.quantization == "int8" else 6) * wide
     if model_engine(spec, shape) == "vllm":
         tokens = max(min(spec.context, facts.VLLM_PREFILL_TOKENS), spec.concurrency)
-        return tokens * per_token, f"a prefill piece of {tokens} tokens"
+        return tokens * per_token, f"prefill in pieces of {tokens} tokens"
     mask = spec.concurrency * spec.context**2 * 2 if spec.concurrency > 1 else 0
     unpacked = 2 * shape.largest_linear if spec.quantization == "nf4" else 0  # one layer at a time, in 16 bits
     tokens = spec.context * spec.concurrency
-    return tokens * per_token + mask + unpacked, f"{spec.concurrency} x {spec.context} tokens prefilled together"
+    return tokens * per_token + mask + unpacked, f"{spec.concurrency} x {spec.context} tokens prefilled at once"
 
 
 def process_lines(fleet: Fleet, shapes: Shapes, *, on_cpu: bool) -> list[Line]:
@@ -237,6 +237,6 @@ def _slack(lines: list[Line], pooled: set[str]) -> Line:
         line.bytes for line in lines if line.kind == "working" or (line.kind == "cache" and line.owner not in pooled)
     )
     size = round(facts.SLACK_OF_WEIGHTS * stays + facts.SLACK_OF_WORKING * moves)
-    source = f"{facts.SLACK_OF_WEIGHTS:.0%} of what stays and {facts.SLACK_OF_WORKING:.0%} of what comes and goes, lost to holes"
+    source = f"{facts.SLACK_OF_WEIGHTS:.0%} of fixed, {facts.SLACK_OF_WORKING:.0%} of moving parts"
     floor = facts.SLACK_FLOOR if stays else 0
     return Line("allocator slack", "process", max(size, floor), "assumed", source, "process")

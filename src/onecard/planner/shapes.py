@@ -51,6 +51,11 @@ class ModelShape:
         """Linear layers of the language model, the head left out."""
         return tuple(shape for shape in self.layout.linears if shape.component == "linear")
 
+    @property
+    def quantizable(self) -> bool:
+        """Whether loading in int8 or nf4 converts anything."""
+        return any(shape.quantized for shape in self.linears)
+
     @cached_property
     def layers(self) -> int:
         """Decoder layers: every layer holds one Linear of each of its names."""
@@ -111,7 +116,7 @@ def shape_of_model(model: Model) -> ModelShape:
         id=model.id,
         layout=model.layout,
         lora_targets=model.lora_targets,
-        source="catalog entry, counted from its config",
+        source="counted from its config",
         max_context=model.max_context,
         experts=experts,
         experts_used=used,
@@ -131,13 +136,19 @@ def shape_of_config(model_id: str, config: Mapping[str, Any]) -> ModelShape:
         id=model_id,
         layout=layout_of(config),
         lora_targets=lora_targets(config),
-        source="its config.json",
+        source="counted from its config",
         max_context=context if isinstance(context, int) else None,
         experts=experts,
         experts_used=used,
         takes_images="vision_config" in config,
         published=_published(config),
     )
+
+
+def unknown_shape(model_id: str) -> ModelShape:
+    """A model that answers elsewhere: nothing need be known of it, and nothing of it is on this card."""
+    layout = Layout((), {}, KvShape(0, 0, 0), hidden_size=1, vocab_size=1)
+    return ModelShape(model_id, layout, (), "remote: nothing is known of it here")
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:

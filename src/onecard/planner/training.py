@@ -12,7 +12,7 @@ from onecard.catalog.quantization import Quantization, weight_bytes
 from onecard.fleet.recipe import Recipe
 from onecard.planner import engine_facts as facts
 from onecard.planner.ledger import Ledger, Line, Tag, ledger
-from onecard.planner.memory import form_name, lora_weights
+from onecard.planner.memory import form_name, held_form, lora_weights
 from onecard.planner.shapes import Form, ModelShape
 
 TILE_TOKENS, TILE_WORDS = (
@@ -42,7 +42,7 @@ def training_ledger(agent: str, recipe: Recipe, shape: ModelShape, row_tokens: i
 
 def base_form(recipe: Recipe, shape: ModelShape) -> Form:
     """The form the frozen base is held in while training; `none` means what the checkpoint already is."""
-    return shape.published if recipe.base_quantization == "none" else recipe.base_quantization
+    return held_form(recipe.base_quantization, shape)
 
 
 def _base(recipe: Recipe, shape: ModelShape, form: Form, width: int) -> tuple[int, Tag, str]:
@@ -50,7 +50,7 @@ def _base(recipe: Recipe, shape: ModelShape, form: Form, width: int) -> tuple[in
         return shape.published_bytes, "measured", "the published checkpoint's size on disk"
     counted: Quantization = "none" if form == "mxfp4" else form
     size = weight_bytes(shape.layout, counted, double_quantization=recipe.double_quantization, dtype_bytes=width)
-    return size, "exact", f"{shape.source}; bytes as the library stores them"
+    return size, "exact", shape.source
 
 
 def trained_lines(agent: str, recipe: Recipe, shape: ModelShape, weight_width: int = 4) -> list[Line]:

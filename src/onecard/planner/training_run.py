@@ -79,10 +79,9 @@ def run_time(
     """
     if speed.tflops is None:
         return None
-    batches = ceil(data.rows / recipe.batch.rows) * recipe.epochs
-    steps = recipe.max_steps or ceil(batches / recipe.batch.accumulate)
-    if recipe.max_steps:
-        batches = recipe.max_steps * recipe.batch.accumulate
+    each_epoch = ceil(data.rows / recipe.batch.rows)
+    steps = recipe.max_steps or ceil(recipe.epochs * ceil(each_epoch / recipe.batch.accumulate))
+    batches = recipe.max_steps * recipe.batch.accumulate if recipe.max_steps else recipe.epochs * each_epoch
     rows = min(recipe.batch.rows, data.rows)
     batch_tokens = rows * data.tokens / max(data.rows, 1)
     padded = batch_tokens * (facts.PADDING if rows > 1 else 1)

@@ -16,7 +16,7 @@ def warnings(fleet: Fleet, card: Card, shapes: Shapes) -> tuple[str, ...]:
 
 def _trained_elsewhere(fleet: Fleet, shapes: Shapes) -> list[str]:
     """Adapters that learn on one form of the weights and answer on another."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for name, agent in fleet.agents.items():
         spec, shape, recipe = fleet.models[agent.model], shapes[agent.model], agent.recipe
         if recipe is None or agent.adapter is None or model_engine(spec, shape) == "remote":
@@ -24,11 +24,11 @@ def _trained_elsewhere(fleet: Fleet, shapes: Shapes) -> list[str]:
         served = form_name(form_of(spec, shape), spec.double_quantization)
         trained = form_name(base_form(recipe, shape), recipe.double_quantization)
         if served != trained:
-            found.setdefault((agent.model, trained, served), []).append(name)
+            found.setdefault((trained, served), []).append(name)
     return [
-        f"{', '.join(names)}: the recipe trains on {trained} weights and models.{model} is served in {served}; the local engine "
-        "refuses an adapter that learned on other weights"
-        for (model, trained, served), names in found.items()
+        f"{', '.join(names)}: trained on {trained} weights and served on {served}; the local engine refuses an adapter that "
+        "learned on other weights than it is to answer on"
+        for (trained, served), names in found.items()
     ]
 
 
@@ -42,6 +42,10 @@ def _about_models(fleet: Fleet, shapes: Shapes) -> list[str]:
             said.append(
                 f"models.{key}: the checkpoint is {shape.published}; {spec.quantization} means loading it in 16 bits first"
             )
+        if spec.quantization in ("int8", "nf4") and not shape.quantizable:
+            said.append(
+                f"models.{key}: {spec.quantization} leaves {spec.id} in 16 bits, because its layers are no plain Linears"
+            )
         if not shape.takes_images and any(a.input == "image" and a.model == key for a in fleet.agents.values()):
             said.append(f"models.{key}: {spec.id} takes no images, and an agent gives it some")
     busy = [key for key, spec in fleet.models.items() if model_engine(spec, shapes[key]) != "remote"]
@@ -53,6 +57,8 @@ def _about_models(fleet: Fleet, shapes: Shapes) -> list[str]:
 def _about_card(card: Card) -> list[str]:
     if is_cpu(card):
         return ["no card found: this is the processor, and its memory is what was free when asked", *card.notes]
+    if card.vendor.lower() == "apple":
+        return ["the engines of onecard run on CUDA and ROCm cards and on CPUs, not yet on Apple GPUs"]
     if not card.tflops:
         return [f"no compute rate is known of {card.name}: prefill, answers and training cannot be timed"]
     return []

@@ -58,6 +58,10 @@ def _openai_routes(service: Service) -> APIRouter:
     async def models() -> Response:
         return _json(service.models().model_dump())
 
+    @router.get("/v1/models/{name}", summary="One of these names")
+    async def model(name: str) -> Response:
+        return _json(service.model(name).model_dump())
+
     @router.post("/v1/chat/completions", summary="Chat", openapi_extra=body_of(ChatRequest))
     async def chat(request: Request) -> Response:
         asked = await read_record(request, ChatRequest)

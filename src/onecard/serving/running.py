@@ -26,7 +26,6 @@ from onecard.serving.service import Service
 
 GRACE_S = 30.0
 KEEP_ALIVE_S = 75.0  # longer than clients keep idle connections, so that none is closed under a request
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Running:
 
 
 class GracefulServer(uvicorn.Server):
-    """uvicorn's server with our way of stopping: no signal is raised again, so that a stop on request is a success."""
+    """uvicorn's server with our way of stopping."""
 
     def __init__(self, service: Service, grace_s: float) -> None:
         super().__init__(_config(service, grace_s))
@@ -58,22 +57,11 @@ class GracefulServer(uvicorn.Server):
         finally:
             giving_up.cancel()
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Remembers no signal: uvicorn would raise it again at the end, and a stop on request would look like a crash."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
-            if self._loop is not None:
+            if self._loop is not None:  # from Python 3.12 on the stop waits for open connections: end them
                 self._loop.call_soon_threadsafe(self._end_engines)
         self.should_exit = True
 

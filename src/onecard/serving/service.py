@@ -72,7 +72,12 @@ class Service:
 
     def models(self) -> ModelList:
         """Every name a request may use."""
-        return ModelList(data=tuple(ModelCard(id=name, created=self._created) for name in self.directory.names))
+        return ModelList(data=tuple(map(self.model, self.directory.names)))
+
+    def model(self, name: str) -> ModelCard:
+        """One of these names; UnknownName for any other."""
+        self.directory.find(name)
+        return ModelCard(id=name, created=self._created)
 
     def health(self) -> Health:
         """What is served and what it takes. Never raises: an engine that does not answer is a status."""

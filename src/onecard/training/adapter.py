@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.other import TrainableTokensWrapper
 from safetensors.torch import save as serialize
+from transformers.pytorch_utils import Conv1D
 
 from onecard.adapters.durable import disk_errors, write_new
 from onecard.adapters.manifest import AddedToken
@@ -28,7 +29,7 @@ def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken]) -> 
 
     InputError for a target that the base does not have, with the nearest that it has.
     """
-    targets = lora.targets if isinstance(lora.targets, str) else _known(base, lora.targets)
+    targets = _targets(base, None if isinstance(lora.targets, str) else lora.targets)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -92,22 +93,27 @@ def load(base: LoadedBase, folder: Path) -> Any:
         return PeftModel.from_pretrained(base.model, folder, local_files_only=True).eval()
 
 
-def _known(base: LoadedBase, targets: Sequence[str]) -> list[str]:
-    """The targets, each checked to be a linear module inside the base; the head is not one of them."""
+def _targets(base: LoadedBase, asked: Sequence[str] | None) -> list[str]:
+    """The names asked for, each checked to be a linear module inside the base; all of them when none is. The head is not one.
+
+    PEFT's own all-linear lists every layer's modules one by one on small models and the last names on large ones.
+    """
     head = base.model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in base.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    for target in targets:
+    linear = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in base.model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+        }
+    )
+    for target in asked or ():
         if target not in linear:
             raise InputError(
-                f"the base has no linear module '{target}' to adapt{nearest(target, sorted(linear))}",
+                f"the base has no linear module '{target}' to adapt{nearest(target, linear)}",
                 where="recipe: lora.targets",
-                allowed=f"all-linear, or some of {', '.join(sorted(linear))}",
+                allowed=f"all-linear, or some of {', '.join(linear)}",
             )
-    return list(targets)
+    return linear if asked is None else list(asked)
 
 
 def _plain(value: Any) -> Any:

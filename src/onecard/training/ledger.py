@@ -44,7 +44,7 @@ class Ledger:
         """Raises the first fault, with how many more there are."""
         if self.faults:
             first, others = self.faults[0], len(self.faults) - 1
-            more = f" ({others} more rows are faulty)" if others else ""
+            more = f" ({others} more {'fault' if others == 1 else 'faults'})" if others else ""
             raise DataError(first.problem + more, where=first.where, allowed=first.allowed, next_step=first.next_step)
 
     def only(self, preset: str | None) -> Ledger:
@@ -137,8 +137,8 @@ def _preset_faults(chat: ChatFormat) -> list[DataError]:
     known = chat.tokenizer.get_vocab()
     return [
         DataError(
-            f"the token {preset.token} of preset '{name}' is not in the vocabulary",
-            where=f"preset '{name}'",
+            f"the token {preset.token} is not in the vocabulary",
+            where=f"presets.{name}.token",
             allowed="a token of the base, or one of the recipe's added_tokens",
             next_step=f"add {preset.token} to added_tokens of the recipe",
         )

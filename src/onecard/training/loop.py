@@ -29,6 +29,7 @@ from onecard.training.adapter import make_fp32
 from onecard.training.batches import LengthOrder, collate
 from onecard.training.chat import IGNORED, EncodedRow
 from onecard.training.order import OnProgress, Progress
+from onecard.training.preparation import planned_steps
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,18 @@ def run(
     run_folder: Path | None,
     progress: OnProgress,
 ) -> LoopResult:
-    """Trains the adapter in `model`, in place. Checkpoints go to `run_folder`, if there is one.
+    """Trains the adapter in `model`, in place. Checkpoints go to `run_folder`, if there is one and the run is long.
 
     NothingLearned at the first loss that is not finite, DoesNotFit when memory runs out. Whatever `progress` raises ends the run.
     """
     curve = Curve(progress)
+    # The trainer would also write one after the last step of a run that is shorter than a checkpoint's distance.
+    checkpoints = run_folder is not None and planned_steps(len(rows), recipe) > recipe.checkpoints.every_steps
     examples = datasets.Dataset.from_list([{"input_ids": row.ids, "labels": row.labels} for row in rows])
     with quiet(), tempfile.TemporaryDirectory(prefix="onecard-run-") as scratch:
         trainer = AdapterTrainer(
             model=model,
-            args=arguments(recipe, model.device.type, run_folder or Path(scratch), checkpoints=run_folder is not None),
+            args=arguments(recipe, model.device.type, run_folder or Path(scratch), checkpoints=checkpoints),
             train_dataset=examples,
             data_collator=functools.partial(collate, pad_id=tokenizer.pad_token_id or 0),
             processing_class=tokenizer,

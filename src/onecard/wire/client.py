@@ -9,23 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from onecard.errors import EngineFailed, InputError
 from onecard.wire.chat import ChatChunk, ChatCompletion, ChatRequest, ModelList, Usage
 from onecard.wire.events import DONE, EventReader
-from onecard.wire.faults import ErrorBody, error_of
+from onecard.wire.faults import error_of
 from onecard.wire.generate import GenerateAnswer, GenerateRequest
 from onecard.wire.health import Health
+from onecard.wire.reply import Record, Reply, raise_fault_inside, read_record
 
-Record = TypeVar("Record", bound=BaseModel)
-LARGEST_ANSWER_BYTES = 64 * 2**20
+CHAT = "/v1/chat/completions"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ class TimedAnswer:
 
 
 class Client:
-    """Asks one server. `url` with or without `/v1` at its end; `timeout_s` bounds a whole request, connecting included.
+    """Asks one server. `url` with or without `/v1` at its end; `timeout_s` bounds a whole request, from
+    connecting to the last piece of a stream.
 
     async with Client("http://127.0.0.1:8700") as client:
         answer = await client.timed_chat(ChatRequest(model="explainer", messages=(...)))
@@ -100,7 +100,8 @@ class Client:
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=min(10, timeout_s)),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            trust_env=False,  # a proxy set for the internet must not stand before a server on loopback
+            trust_env=httpx.URL(self.url).host
+            not in LOOPBACK,  # a proxy for the internet must not stand before loopback
         )
 
     async def __aenter__(self) -> Client:
@@ -116,20 +117,19 @@ class Client:
 
     async def models(self) -> list[str]:
         """The names /v1/models lists."""
-        listed = await self._whole("GET", "/v1/models", None, ModelList)
+        listed = await self._whole("GET", "/v1/models", ModelList)
         return [card.id for card in listed.data]
 
     async def health(self) -> Health:
         """GET /health of an onecard service. UnknownName or EngineFailed for servers that have none or another one."""
-        return await self._whole("GET", "/health", None, Health)
+        return await self._whole("GET", "/health", Health)
 
     async def chat(self, request: ChatRequest) -> TimedAnswer:
         """One answer, not streamed: its one piece arrives with the whole body."""
         sent_s = time.monotonic()
-        body = _json(request, stream=None)
-        async with self._asked("POST", "/v1/chat/completions", body) as response:
-            answer = self._parsed(await self._read(response), response, ChatCompletion)
-            end_s, who = time.monotonic(), Who.read(response.headers)
+        async with self._asked("POST", CHAT, _json(request, stream=None)) as reply:
+            answer = await reply.record(ChatCompletion)
+            end_s, who = time.monotonic(), Who.read(reply.headers)
         choice = answer.choices[0]
         return TimedAnswer(
             choice.message.content or "", sent_s, end_s, (end_s,), choice.finish_reason, answer.usage, who
@@ -137,26 +137,26 @@ class Client:
 
     async def generate(self, request: GenerateRequest) -> tuple[GenerateAnswer, Who]:
         """POST /generate of an onecard service."""
-        async with self._asked("POST", "/generate", request.model_dump_json(exclude_none=True)) as response:
-            return self._parsed(await self._read(response), response, GenerateAnswer), Who.read(response.headers)
+        async with self._asked("POST", "/generate", request.model_dump_json(exclude_none=True)) as reply:
+            return await reply.record(GenerateAnswer), Who.read(reply.headers)
 
     async def stream_chat(self, request: ChatRequest) -> AsyncIterator[TimedPiece]:
         """The pieces of a streamed answer as they arrive. Closing the iterator closes the connection.
 
         EngineFailed when the stream ends without a finish reason, continues after it, or is not what was asked for.
         """
-        async with self._asked("POST", "/v1/chat/completions", _json(request, stream=True)) as response:
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                self._parsed(await self._read(response), response, ChatCompletion)  # an error in a 200, or garbage
-                raise EngineFailed("a stream was asked for and a whole answer came", where=str(response.url))
+        async with self._asked("POST", CHAT, _json(request, stream=True)) as reply:
+            if not reply.headers.get("content-type", "").startswith("text/event-stream"):
+                await reply.record(ChatCompletion)  # an error in a 200, or garbage
+                raise EngineFailed("a stream was asked for and a whole answer came", where=reply.where)
             finished = False
-            async for piece in self._pieces(response):
+            async for piece in _pieces(reply):
                 if finished and (piece.text or piece.finish_reason):
-                    raise EngineFailed("the stream went on after its finish reason", where=str(response.url))
+                    raise EngineFailed("the stream went on after its finish reason", where=reply.where)
                 finished = finished or piece.finish_reason is not None
                 yield piece
             if not finished:
-                raise EngineFailed("the stream broke off before its finish reason", where=str(response.url))
+                raise EngineFailed("the stream broke off before its finish reason", where=reply.where)
 
     async def timed_chat(self, request: ChatRequest) -> TimedAnswer:
         """A streamed answer collected with its times; the usage is asked for, so that tokens are the server's count."""
@@ -172,62 +172,46 @@ class Client:
             who=pieces[-1].who,
         )
 
-    async def _pieces(self, response: httpx.Response) -> AsyncIterator[TimedPiece]:
-        """Every event as a piece, up to [DONE]."""
-        where, who = str(response.url), Who.read(response.headers)
-        reader = EventReader(where)
-        async for data in response.aiter_bytes():
-            at_s = time.monotonic()
-            for event in reader.feed(data):
-                if event == DONE:
-                    return
-                yield _piece(event, at_s, where, who)
-        for event in reader.finish():
-            if event != DONE:
-                yield _piece(event, time.monotonic(), where, who)
-
-    async def _whole(self, method: str, path: str, body: str | None, shape: type[Record]) -> Record:
-        async with self._asked(method, path, body) as response:
-            return self._parsed(await self._read(response), response, shape)
+    async def _whole(self, method: str, path: str, shape: type[Record]) -> Record:
+        async with self._asked(method, path, None) as reply:
+            return await reply.record(shape)
 
     @asynccontextmanager
-    async def _asked(self, method: str, path: str, body: str | None) -> AsyncIterator[httpx.Response]:
-        """A response whose status is 200, its body not read yet; errors of the server and of the connection translated."""
+    async def _asked(self, method: str, path: str, body: str | None) -> AsyncIterator[Reply]:
+        """A reply whose status is 200, its body not read yet; errors of the server and of the connection translated."""
         url = self.url + path
         headers = {"content-type": "application/json"} if body is not None else {}
+        end_s = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._http.stream(method, url, content=body, headers=headers) as response,
-            ):
-                if response.status_code != 200:
-                    raise error_of(response.status_code, await self._read(response), url)
-                yield response
+            async with AsyncExitStack() as open_until_read:
+                async with asyncio.timeout_at(end_s):
+                    asking = self._http.stream(method, url, content=body, headers=headers)
+                    reply = Reply(await open_until_read.enter_async_context(asking), end_s)
+                if reply.status != 200:
+                    raise error_of(reply.status, await reply.whole(), url)
+                yield reply
         except httpx.ConnectError as error:
             raise EngineFailed("nothing answers", where=url, next_step="is the service running?") from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise EngineFailed(f"no answer within {self._timeout_s:g} s", where=url) from error
         except httpx.HTTPError as error:
-            raise EngineFailed(f"the answer broke off ({_reason(error)})", where=url) from error
+            raise EngineFailed(f"the answer broke off ({str(error) or type(error).__name__})", where=url) from error
         except httpx.InvalidURL as error:
             raise InputError(f"not a URL ({error})", where=url) from error
 
-    async def _read(self, response: httpx.Response) -> bytes:
-        """The whole body; EngineFailed for one that does not end."""
-        body = bytearray()
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > LARGEST_ANSWER_BYTES:
-                raise EngineFailed("an answer without end", where=str(response.url))
-        return bytes(body)
 
-    def _parsed(self, body: bytes, response: httpx.Response, shape: type[Record]) -> Record:
-        where = str(response.url)
-        try:
-            return shape.model_validate_json(body)
-        except ValidationError as error:
-            _raise_fault_inside(body, where)
-            raise EngineFailed(f"not an answer of this API ({_first(error)})", where=where) from error
+async def _pieces(reply: Reply) -> AsyncIterator[TimedPiece]:
+    """Every event as a piece, up to [DONE]."""
+    who, reader = Who.read(reply.headers), EventReader(reply.where)
+    async for data in reply.pieces():
+        at_s = time.monotonic()
+        for event in reader.feed(data):
+            if event == DONE:
+                return
+            yield _piece(event, at_s, reply.where, who)
+    for event in reader.finish():
+        if event != DONE:
+            yield _piece(event, time.monotonic(), reply.where, who)
 
 
 def with_usage(request: ChatRequest) -> ChatRequest:
@@ -238,26 +222,12 @@ def with_usage(request: ChatRequest) -> ChatRequest:
 
 
 def _piece(event: str, at_s: float, where: str, who: Who) -> TimedPiece:
-    try:
-        chunk = ChatChunk.model_validate_json(event)
-    except ValidationError as error:
-        _raise_fault_inside(event.encode(), where)
-        raise EngineFailed(f"streamed something that is not a chat chunk ({_first(error)})", where=where) from error
+    chunk = read_record(event.encode(), ChatChunk, where)
     if not chunk.choices and chunk.usage is None:
-        _raise_fault_inside(event.encode(), where)
+        raise_fault_inside(event.encode(), where)
     choice = chunk.choices[0] if chunk.choices else None
     text = (choice.delta.content or "") if choice else ""
     return TimedPiece(at_s, text, choice.finish_reason if choice else None, chunk.usage, who)
-
-
-def _raise_fault_inside(body: bytes, where: str) -> None:
-    """Raises the server's error when the body is one, whatever its status said."""
-    try:
-        fault = ErrorBody.model_validate_json(body)
-    except ValidationError:
-        return
-    status = fault.error.code if isinstance(fault.error.code, int) else 500
-    raise error_of(status, fault.model_dump_json().encode(), where)
 
 
 def _json(request: ChatRequest, *, stream: bool | None) -> str:
@@ -280,13 +250,3 @@ def _number(text: str | None) -> float | None:
         return float(text) if text is not None else None
     except ValueError:
         return None
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing wrong with a body, without its content."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -66,7 +66,7 @@ class FakeServer:
         self._chats = 0
         self._slots = asyncio.Semaphore(self.slots or 1_000_000)
         self._connections: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, backlog=2048)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -90,6 +90,8 @@ class FakeServer:
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             self.cut_off += 1
+        except asyncio.CancelledError:
+            pass  # the server is closing; before Python 3.12 asyncio complains of connections that end cancelled
         finally:
             self._connections.discard(task)
             writer.close()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.engines.conftest import ALPHA, FINGERPRINT, RANK, MadeAdapter, load_plain, make_adapter
 
 from onecard.engines.local.acceptance import BaseFacts, accept, base_facts
 from onecard.engines.local.tokens import load_tokenizer
 from onecard.errors import AdapterRefused
+from tests.engines.conftest import ALPHA, FINGERPRINT, RANK, MadeAdapter, load_plain, make_adapter
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 ROWS = "token_adapter.trainable_tokens_delta"
@@ -119,7 +119,9 @@ def test_a_target_that_the_base_does_not_have_is_refused(
     facts: BaseFacts, adapters: dict[str, MadeAdapter], tmp_path: Path
 ) -> None:
     add = with_json("adapter_config.json", lambda c: c["target_modules"].append("c_attn"))
-    tensors = with_tensors(lambda t: t.update({n.replace("q_proj", "c_attn"): v.clone() for n, v in t.items() if LAYER in n}))
+    tensors = with_tensors(
+        lambda t: t.update({n.replace("q_proj", "c_attn"): v.clone() for n, v in t.items() if LAYER in n})
+    )
     bad = adapters["plain"].altered(tmp_path / "bad", lambda folder: (add(folder), tensors(folder)))
     manifest = bad.manifest.model_copy(update={"targets": (*bad.manifest.targets, "c_attn")})
     with pytest.raises(AdapterRefused, match="no linear layer c_attn"):
@@ -145,7 +147,7 @@ def test_double_quantization_matters_for_nf4_only(facts: BaseFacts, adapters: di
     other = adapters["plain"].trained_on(double_quantization=False)
     accept(other.folder, other.manifest, facts)
     nf4 = other.trained_on(quantization="nf4")
-    with pytest.raises(AdapterRefused, match="nf4 weights.*is nf4 .double"):
+    with pytest.raises(AdapterRefused, match=r"nf4 weights.*is nf4 .double"):
         accept(nf4.folder, nf4.manifest, replace(facts, quantization="nf4"))
 
 
@@ -157,7 +159,7 @@ def test_files_that_are_not_those_published_are_refused(
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(AdapterRefused, match="adapter_model.safetensors: sha256"):
+    with pytest.raises(AdapterRefused, match=r"adapter_model\.safetensors: sha256"):
         accept(made.folder, made.manifest, facts)
     weights.unlink()
     with pytest.raises(AdapterRefused, match="missing"):

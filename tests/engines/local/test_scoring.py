@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engines.conftest import load_plain
 
 from onecard.engines.local.scoring import mean_log_likelihoods
 from onecard.engines.local.shared_model import SharedModel
+from tests.engines.conftest import load_plain
 
 
 def test_scores_equal_a_plain_loop(mini: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engines.conftest import FINGERPRINT, MadeAdapter, load_plain
+from transformers import MambaConfig, MambaForCausalLM
 
 from onecard.engines.local.acceptance import AcceptedAdapter, BaseFacts, accept, base_facts
-from onecard.engines.local.loading import tensor_bytes
+from onecard.engines.local.loading import LoadedBase, tensor_bytes
 from onecard.engines.local.shared_model import Resident, SharedModel
-from onecard.errors import AdapterRefused
+from onecard.errors import AdapterRefused, InputError
+from tests.engines.conftest import FINGERPRINT, MadeAdapter, load_plain
 
 IDS = [1, 40, 50, 60, 70]
 
@@ -113,8 +114,13 @@ def test_an_adapter_that_breaks_while_it_is_put_in_leaves_everything_as_it_was(b
     good = bench.accepted("other")
     last = list(good.lora)[-1]
     with pytest.raises(RuntimeError):
-        bench.model.add(replace(good, lora={**good.lora, last: (torch.ones(1, 1), torch.ones(1, 1) * 2)}))
-    with pytest.raises(RuntimeError):
         bench.model.add(replace(good, lora={**good.lora, last: (torch.ones(3, 3), torch.ones(3, 3))}))
     assert torch.equal(bench.logits(None), before[0]) and torch.equal(bench.logits(plain), before[1])
     assert (bench.model.residents, tensor_bytes(bench.raw)) == ([plain], size)
+
+
+def test_a_model_with_another_kind_of_state_is_refused(mini: Path) -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1))
+    base = LoadedBase(mamba.eval(), None, torch.device("cpu"), torch.float32, mini)
+    with pytest.raises(InputError, match="cannot hold this architecture"):
+        SharedModel(base).check_cache(where="some/mamba")

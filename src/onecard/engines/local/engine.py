@@ -65,6 +65,8 @@ class LocalEngine:
         concurrency: int,
     ) -> LocalEngine:
         """Loads the base of `folder` and starts its thread. `fingerprint` is what adapters must have been trained on."""
+        if concurrency < 1:
+            raise InputError(f"a concurrency of {concurrency}", where=model_id, allowed="1 or more")
         longest = getattr(read_config(folder).get_text_config(), "max_position_embeddings", None)
         if longest is not None and context > longest:
             raise InputError(

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from onecard.engines.local.tokens import load_tokenizer
-from onecard.errors import InputError, MissingPart
+from onecard.errors import DoesNotFit, InputError, MissingPart
 
 Quantization = Literal["none", "int8", "nf4"]
 Dtype = Literal["bf16", "fp32"]
@@ -40,7 +41,8 @@ class LoadedBase:
 def load_base(
     folder: Path, quantization: Quantization, *, double_quantization: bool, dtype: Dtype, device: Device
 ) -> LoadedBase:
-    """The causal language model of `folder`. MissingPart when files are missing, InputError when they cannot be used.
+    """The causal language model of `folder`. MissingPart when files are missing, InputError when they cannot be used,
+    DoesNotFit when the card is too small.
 
     `double_quantization` matters for nf4 only. A checkpoint that is already quantized is taken as it is, and refused when it is not
     what was asked for.
@@ -62,20 +64,36 @@ def load_base(
     }
     with quiet():
         tokenizer = load_tokenizer(folder)
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **asked
-            )
-        except ImportError as error:
-            raise MissingPart(_first_line(error), next_step="pip install 'onecard[local]'") from error
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise InputError(f"the model cannot be loaded: {_first_line(error)}", where=str(folder)) from error
+        model = _read_weights(folder, asked)
     _keep_gradients_right(model)
     model.requires_grad_(False)
     model.eval()
     return LoadedBase(model, tokenizer, place, DTYPES[dtype], folder)
+
+
+def _read_weights(folder: Path, asked: dict[str, Any]) -> Any:
+    """The model, every weight of it from the files: transformers would fill a missing one with random numbers and only warn."""
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **asked,
+        )
+    except ImportError as error:
+        raise MissingPart(_first_line(error), next_step="pip install 'onecard[local]'") from error
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"the model does not fit: {_first_line(error)}", where=str(folder), next_step="quantize it further"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the model cannot be loaded: {_first_line(error)}", where=str(folder)) from error
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"the files lack the weight {missing[0]}{more}", where=str(folder), next_step="fetch it again")
+    return model
 
 
 def read_config(folder: Path) -> Any:
@@ -85,7 +103,7 @@ def read_config(folder: Path) -> Any:
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # every config class validates in its own way
         raise InputError(f"cannot be read: {_first_line(error)}", where=str(folder / "config.json")) from error
     if type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise InputError(f"'{config.model_type}' is not a causal language model", where=str(folder / "config.json"))

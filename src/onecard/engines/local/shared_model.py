@@ -55,7 +55,7 @@ class SharedModel:
         try:
             self.forward([None], ids, torch.ones_like(ids), cache)
             plain = all(type(layer) is DynamicLayer and layer.keys.shape[2] == 2 for layer in cache.layers)
-        except (TypeError, ValueError, AttributeError, NotImplementedError):
+        except (TypeError, ValueError, AttributeError, LookupError, NotImplementedError):
             plain = False
         if not plain or not cache.layers:
             raise InputError(
@@ -157,7 +157,9 @@ class SharedModel:
         offered = {"position_ids": where, "logits_to_keep": keep}  # some architectures know neither
         taken = {name: value for name, value in offered.items() if name in self._parameters}
         with torch.inference_mode():
-            said = self._model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **taken)
+            said = self._model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **taken
+            )
             return said.logits[:, -keep:].float().cpu()
 
     def vocabulary_of(self, adapter: Resident | None) -> int:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from onecard.catalog.cards import find_card
+from onecard.catalog.units import GIB
+from onecard.fleet.recipe import Recipe
+from onecard.planner.shapes import ModelShape
+from onecard.planner.speed import SpeedFacts, cold_start
+from onecard.planner.training import training_ledger
+from onecard.planner.training_run import DataFacts, run_time, training_advice
+
+
+def recipe(rows: int = 1, checkpointing: bool = True, **keys: Any) -> Recipe:
+    return Recipe.model_validate(
+        {"batch": {"rows": rows, "accumulate": 4}, "gradient_checkpointing": checkpointing, **keys}
+    )
+
+
+def data(rows: int, tokens_each: int) -> DataFacts:
+    return DataFacts(rows, rows * tokens_each, tokens_each, "exact", "made up")
+
+
+# Tokens a second on one H200, TRL 1.16, QLoRA of a Mistral-7B shape (2026-11-21); rows of 267 tokens as their memory says.
+@pytest.mark.parametrize(
+    ("rows", "tokens", "checkpointing", "tokens_s"),
+    [(1, 267, True, 454), (16, 267, True, 2599), (4, 2048, True, 4693), (4, 2048, False, 7029)],
+)
+def test_training_speed_agrees_with_runs_on_a_card(
+    mistral: ModelShape, rows: int, tokens: int, checkpointing: bool, tokens_s: float
+) -> None:
+    speed = cold_start(find_card("h200-sxm"))
+    time = run_time(recipe(rows, checkpointing), mistral, data(64, tokens), speed, None)
+    assert time is not None
+    assert time.tokens_s == pytest.approx(tokens_s, rel=0.25)
+    assert time.seconds.low < time.seconds.expected < time.seconds.high
+
+
+def test_steps_tokens_and_dollars_follow_from_rows_and_epochs(mistral: ModelShape) -> None:
+    card = find_card("a10g")
+    time = run_time(recipe(2, epochs=3), mistral, data(100, 50), cold_start(card), card.price)
+    assert time is not None
+    assert (time.steps, time.tokens) == (39, 15_000)  # 50 batches an epoch are 13 steps of four
+    assert time.usd is not None
+    assert card.price is not None
+    assert time.usd[0] == pytest.approx(card.price.low_usd_per_hour * time.seconds.low / 3600)
+    assert time.usd[1] == pytest.approx(card.price.high_usd_per_hour * time.seconds.high / 3600)
+
+
+def test_max_steps_overrides_epochs(mistral: ModelShape) -> None:
+    time = run_time(recipe(2, max_steps=5), mistral, data(1000, 50), cold_start(find_card("l4")), None)
+    assert time is not None
+    assert (time.steps, time.tokens, time.usd) == (5, 5 * 4 * 2 * 50, None)
+
+
+def test_a_card_whose_rate_is_unknown_gives_no_time(mistral: ModelShape) -> None:
+    speed = SpeedFacts(100.0, None, 10.0, "assumed", "a card nobody knows")
+    assert run_time(recipe(), mistral, data(10, 10), speed, None) is None
+
+
+def test_a_faster_card_is_never_slower(mistral: ModelShape) -> None:
+    speed = cold_start(find_card("a10g"))
+    slow = run_time(recipe(4), mistral, data(100, 500), speed, None)
+    fast = run_time(recipe(4), mistral, data(100, 500), replace(speed, tflops=700.0), None)
+    assert slow is not None
+    assert fast is not None
+    assert fast.seconds.expected < slow.seconds.expected
+
+
+@pytest.mark.parametrize("gib", [7, 9, 12, 20])
+def test_advice_makes_the_run_fit_when_it_is_taken(mistral: ModelShape, gib: int) -> None:
+    wish = recipe(8, False, max_length=1024, optimizer={"name": "adamw_torch"}, base_quantization="int8")
+    assert training_ledger("a", wish, mistral, 1024).total_bytes > gib * GIB
+    advice = training_advice("a", wish, mistral, 1024, gib * GIB)
+    assert advice[0].startswith("gradient_checkpointing: true")
+    assert not any("even then" in line for line in advice)
+    changed = wish.model_dump()
+    changed["gradient_checkpointing"] = True
+    length = 1024
+    for line in advice[1:]:
+        key, _, value = line.partition(": ")
+        if key == "batch":
+            changed["batch"] = {"rows": int(value.split("rows: ")[1].split(",")[0]), "accumulate": 1}
+        elif key == "optimizer":
+            changed["optimizer"]["name"] = "adamw_8bit"
+        elif key == "base_quantization":
+            changed["base_quantization"] = "nf4"
+        else:
+            length = int(value.split(",")[0])
+    assert training_ledger("a", Recipe.model_validate(changed), mistral, length).total_bytes <= gib * GIB
+
+
+def test_it_says_so_when_no_change_helps(mistral: ModelShape) -> None:
+    assert "even then it does not fit" in training_advice("a", recipe(2), mistral, 1024, 2 * GIB)[-1]

@@ -1,0 +1,107 @@
+"""One row as ids: the prompt is what serving sends, the labels are the answer and its end of turn, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onecard.engines.engine import GenerationRequest, Message
+from onecard.engines.local.prompts import prompt_ids
+from onecard.errors import DataError, InputError
+from onecard.fleet.presets import apply_preset
+from onecard.fleet.schema import Preset
+from onecard.training.chat import IGNORED
+from onecard.training.rows import Row
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(str.strip)
+TERSE = Preset(token="<STYLE_TERSE>")
+
+
+def row(prompt: str = "What is a mutex?", completion: str = "A lock.", preset: str | None = None) -> Row:
+    return Row(prompt, completion, preset, "rows.jsonl:1")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(prompt=TEXT, completion=TEXT)
+def test_labels_cover_exactly_completion_and_end_of_turn(chat, prompt, completion):
+    one = chat.encode(row(prompt, completion))
+    learned = [label for label in one.labels if label != IGNORED]
+    assert list(one.labels) == [IGNORED] * one.prompt_tokens + learned
+    assert list(one.ids[one.prompt_tokens :]) == learned
+    assert chat.tokenizer.decode(learned) == f" {completion}</s>"
+    assert learned[-1] == chat.tokenizer.eos_token_id and learned.count(learned[-1]) == 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(prompt=TEXT, styled=st.booleans())
+def test_the_prompt_is_what_serving_sends(chat, prompt, styled):
+    chat.tokenizer.add_tokens([TERSE.token], special_tokens=True)
+    one = replace(chat, presets={"terse": TERSE}).encode(row(prompt, preset="terse" if styled else None))
+    asked = apply_preset(TERSE, prompt) if styled else prompt
+    request = GenerationRequest(messages=(Message("user", asked),))
+    assert list(one.ids[: one.prompt_tokens]) == prompt_ids(request, chat.tokenizer)
+    assert (chat.tokenizer.convert_tokens_to_ids(TERSE.token) in one.ids) == (styled or TERSE.token in prompt)
+
+
+def test_a_plain_prompt_is_what_serving_sends_for_text(chat):
+    one = replace(chat, chat_template=False).encode(row(completion=" A lock."))
+    request = GenerationRequest(text="What is a mutex?")
+    assert list(one.ids[: one.prompt_tokens]) == prompt_ids(request, chat.tokenizer)
+    assert chat.tokenizer.decode(one.ids[one.prompt_tokens :]) == " A lock.</s>"
+
+
+def test_rows_without_a_preset_follow_the_default_one(chat):
+    chat.tokenizer.add_tokens([TERSE.token], special_tokens=True)
+    named = replace(chat, presets={"default": TERSE})
+    assert named.encode(row()).ids == named.encode(row(preset="default")).ids != chat.encode(row()).ids
+
+
+def test_what_a_template_writes_after_the_end_of_turn_is_neither_read_nor_learned(chat):
+    plain = chat.encode(row()).ids
+    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
+        "+ eos_token }}", "+ eos_token + '\\n' + eos_token }}"
+    )
+    assert chat.encode(row()).ids == plain
+
+
+def test_an_end_of_turn_is_learned_even_when_the_template_writes_none(chat):
+    plain = chat.encode(row()).ids
+    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace("+ eos_token }}", "}}")
+    assert chat.encode(row()).ids == plain
+
+
+def test_prompt_and_answer_are_cut_where_serving_cuts_them(chat):
+    """A template without a space before the answer: the last prompt token and the first of the answer would become one."""
+    chat.tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
+        "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    asked = chat.tokenizer.apply_chat_template([{"role": "user", "content": "the mut"}], add_generation_prompt=True)
+    one = chat.encode(row("the mut", "ex"))
+    assert list(one.ids[: one.prompt_tokens]) == list(asked["input_ids"])
+    assert chat.tokenizer.decode(one.ids) == "<s>the mutex</s>"
+    together = chat.tokenizer("the mutex</s>")["input_ids"]
+    assert list(one.ids) != together, "the example must be one where tokens would merge"
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_completion_that_ends_itself_is_refused(chat, template):
+    with pytest.raises(DataError, match=r"holds the end-of-turn token </s>") as error:
+        replace(chat, chat_template=template).encode(row(completion="A lock.</s> And more."))
+    assert error.value.where == "rows.jsonl:1"
+
+
+def test_a_template_that_rewrites_the_prompt_once_answered_is_refused(chat):
+    chat.tokenizer.chat_template = "{{ messages | length }} {{ messages[-1]['content'] }}"
+    with pytest.raises(DataError, match="writes the prompt differently"):
+        chat.encode(row())
+
+
+def test_a_base_without_a_template_is_refused_unless_the_recipe_says_so(chat):
+    chat.tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        chat.encode(row())
+    assert replace(chat, chat_template=False).encode(row()).trained_tokens > 1
