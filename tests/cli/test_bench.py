@@ -93,7 +93,7 @@ def test_a_url_is_measured_into_two_files(folder: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr()
     file = only_result(folder)
     assert f"onecard report results/{file.name}" in said.out
-    assert "callers" in said.out and "p50 ms" in said.out and "req/s" in said.out
+    assert "callers" in said.out and "p50" in said.out and "milliseconds" in said.out and "req/s" in said.out
     assert "2 callers, repeat 2: p50" in said.err
     result = read_results(file)
     assert [len(step.requests) for step in result.steps] == [3, 3, 6, 6]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from onecard.cli.plan import plan_of
-from onecard.cli.plan_output import headline, memory_bar, segments, span
+from onecard.cli.plan_output import headline, span
 from onecard.fleet.examples import examples_folder
 from onecard.fleet.loader import load_fleet
 from onecard.planner.plan import Plan
@@ -21,19 +21,6 @@ FILES = sorted(file for file in examples_folder().glob("*.yaml") if file.stem !=
 def plan(request: pytest.FixtureRequest) -> Plan:
     file, card = request.param
     return plan_of(load_fleet(file), card_id=card)
-
-
-def test_segments_fill_the_card_exactly(plan: Plan) -> None:
-    total = sum(size for _, size, _ in segments(plan))
-    assert total == max(plan.card.total_bytes, plan.need_bytes + plan.reserve_bytes)
-
-
-@pytest.mark.parametrize("width", [60, 100, 120])
-def test_the_bar_is_as_wide_as_the_console_whatever_the_parts(plan: Plan, width: int) -> None:
-    lines = memory_bar(plan, width)
-    assert len(lines[0]) == width
-    assert all(len(line) <= width for line in lines)
-    assert ("the card ends here" in str(lines[1])) == (not plan.serving_fits)
 
 
 def test_the_headline_says_the_verdict(plan: Plan) -> None:

@@ -20,7 +20,9 @@ from tests.engines.conftest import FINGERPRINT, MadeAdapter, Told, ask, asked, c
 
 QUESTIONS = ("What is a hash table?", "Why do caches exist at all, and when do they hurt the people who use them?")
 STYLED = tuple(f"<STYLE_TERSE> {question}" for question in QUESTIONS)
-CONTEXT = 192
+CONTEXT = 1000
+# Nearly every token is equally likely, so that an end of turn is not: an answer that is still going on when something happens to it.
+RAMBLING = GenerationRequest(text="A", temperature=50.0, seed=1, max_new_tokens=900)
 
 
 def open_local(mini: Path, quantization: str) -> Engine:
@@ -69,7 +71,8 @@ def subject(request: pytest.FixtureRequest, mini: Path, adapters: dict[str, Made
 def test_alone_it_answers_as_transformers_and_peft_do(subject: Subject) -> None:
     told = [ask(subject.engine, request) for request in subject.requests()]
     assert told == list(subject.expected.values())
-    assert len({(t.text, t.tokens) for t in told}) == len(told), "the routes must differ, or this test shows nothing"
+    to_one_question = {subject.expected[name, QUESTIONS[0]].text for name in (None, "plain", "other")}
+    assert len(to_one_question) == 3, "the routes must differ, or this test shows nothing"
 
 
 @pytest.mark.parametrize("gap_s", [0.0, 0.02])
@@ -147,7 +150,6 @@ def test_what_does_not_fit_the_context_is_refused_with_the_numbers(subject: Subj
     "wrong",
     [
         GenerationRequest(),
-        GenerationRequest(text=""),
         GenerationRequest(messages=(Message("user", "both"),), text="both"),
         GenerationRequest(messages=(Message("wizard", "unknown role"),)),
         asked("x", max_new_tokens=0),
@@ -161,9 +163,6 @@ def test_what_does_not_fit_the_context_is_refused_with_the_numbers(subject: Subj
     ids=lambda request: repr(request)[18:70],
 )
 def test_a_wrong_request_is_an_input_error_and_hurts_nobody(subject: Subject, wrong: GenerationRequest) -> None:
-    if wrong.text == "":
-        pytest.skip("an empty text is a prompt of the tokenizer's begin-of-text token alone")
-
     async def beside_a_good_one() -> list[object]:
         good = collect(subject.engine, asked(QUESTIONS[0], subject.digest("plain")))
         return await asyncio.gather(good, collect(subject.engine, wrong), return_exceptions=True)
@@ -186,7 +185,7 @@ def test_an_unknown_adapter_is_an_error_and_never_the_base(subject: Subject) -> 
 def test_closing_the_iterator_cancels_and_frees_the_line(subject: Subject) -> None:
     async def leave_early() -> None:
         for _ in range(8):  # twice the lines there are: lines that leaked would be missed
-            stream = subject.engine.generate(asked(QUESTIONS[0], max_new_tokens=150))
+            stream = subject.engine.generate(RAMBLING)
             await anext(stream)
             await stream.aclose()  # type: ignore[attr-defined]
 
@@ -196,7 +195,7 @@ def test_closing_the_iterator_cancels_and_frees_the_line(subject: Subject) -> No
 
 def test_cancelling_the_task_cancels_the_request(subject: Subject) -> None:
     async def cancelled() -> None:
-        task = asyncio.create_task(collect(subject.engine, asked(QUESTIONS[0], max_new_tokens=150)))
+        task = asyncio.create_task(collect(subject.engine, RAMBLING))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -208,9 +207,9 @@ def test_cancelling_the_task_cancels_the_request(subject: Subject) -> None:
 
 
 def test_scores_rank_what_an_adapter_would_say_itself_first(subject: Subject) -> None:
-    for name in (None, "plain"):
+    for name in (None, "plain"):  # six candidates on four lines
         own = subject.expected[name, QUESTIONS[0]].text
-        candidates = [QUESTIONS[1], own, "zebra zebra zebra", "a", "b", "c"]  # more than lines
+        candidates = [QUESTIONS[1], own, "zebra zebra zebra", " ".join(reversed(own.split())), "why why why", "X Y Z"]
         request = GenerationRequest(text=ask_text(QUESTIONS[0]), adapter=subject.digest(name))
         scores = asyncio.run(subject.engine.score(request, [f" {candidate}" for candidate in candidates]))
         assert max(scores) == scores[1] and max(scores) < 0
@@ -269,7 +268,7 @@ def test_closing_ends_what_is_in_flight_and_everything_after(name: str, mini: Pa
     engine = start(mini, quantization)
 
     async def closed_meanwhile() -> list[object]:
-        running = [asyncio.create_task(collect(engine, asked("x", max_new_tokens=150))) for _ in range(6)]
+        running = [asyncio.create_task(collect(engine, RAMBLING)) for _ in range(6)]
         await asyncio.sleep(0.1)
         await asyncio.to_thread(engine.close)
         return await asyncio.gather(*running, return_exceptions=True)
@@ -290,7 +289,7 @@ def cache_bytes(engine: Engine) -> int:
     return next(part.bytes for part in engine.memory().parts if part.name == "kv cache")
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], within_s: float = 3.0) -> bool:
     """Whether it becomes true: the worker frees between two steps, after it has delivered."""
     end = time.monotonic() + within_s
     while not condition() and time.monotonic() < end:

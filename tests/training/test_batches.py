@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +33,7 @@ def test_batches_of_a_step_hold_neighbours_in_length(lengths, seed):
     order = order_within_steps(lengths, 4, 4, seed)
     for start in range(0, 64, 16):
         batches = sorted(sorted(lengths[i] for i in order[at : at + 4]) for at in range(start, start + 16, 4))
-        assert all(first[-1] <= second[0] for first, second in zip(batches, batches[1:], strict=False))
+        assert all(first[-1] <= second[0] for first, second in pairwise(batches))
 
 
 def test_epochs_differ_and_repeat_by_seed():

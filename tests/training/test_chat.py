@@ -39,7 +39,8 @@ def test_labels_cover_exactly_completion_and_end_of_turn(chat, prompt, completio
 @given(prompt=TEXT, styled=st.booleans())
 def test_the_prompt_is_what_serving_sends(chat, prompt, styled):
     chat.tokenizer.add_tokens([TERSE.token], special_tokens=True)
-    one = replace(chat, presets={"terse": TERSE}).encode(row(prompt, preset="terse" if styled else None))
+    presets = {"default": Preset(), "terse": TERSE}
+    one = replace(chat, presets=presets).encode(row(prompt, preset="terse" if styled else None))
     asked = apply_preset(TERSE, prompt) if styled else prompt
     request = GenerationRequest(messages=(Message("user", asked),))
     assert list(one.ids[: one.prompt_tokens]) == prompt_ids(request, chat.tokenizer)
@@ -55,8 +56,10 @@ def test_a_plain_prompt_is_what_serving_sends_for_text(chat):
 
 def test_rows_without_a_preset_follow_the_default_one(chat):
     chat.tokenizer.add_tokens([TERSE.token], special_tokens=True)
-    named = replace(chat, presets={"default": TERSE})
-    assert named.encode(row()).ids == named.encode(row(preset="default")).ids != chat.encode(row()).ids
+    for presets in ({"plain": Preset(), "default": TERSE}, {"terse": TERSE, "plain": Preset()}):
+        named = replace(chat, presets=presets)
+        expected = "default" if "default" in presets else "terse"
+        assert named.encode(row()).ids == named.encode(row(preset=expected)).ids != chat.encode(row()).ids
 
 
 def test_what_a_template_writes_after_the_end_of_turn_is_neither_read_nor_learned(chat):

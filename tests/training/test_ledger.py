@@ -62,14 +62,14 @@ def test_every_fault_is_kept_and_the_first_is_raised_with_their_number(chat):
 
 def test_an_added_token_that_no_row_uses_is_a_fault(chat):
     chat.tokenizer.add_tokens(["<STYLE_TERSE>", "<STYLE_ODD>"], special_tokens=True)
-    styled = replace(chat, presets={"terse": Preset(token="<STYLE_TERSE>")})
+    styled = replace(chat, presets={"default": Preset(), "terse": Preset(token="<STYLE_TERSE>")})
     ledger = build_ledger(ROWS, styled, 100, ["<STYLE_TERSE>", "<STYLE_ODD>"])
     assert [fault.problem for fault in ledger.faults] == ["no row uses the added token <STYLE_ODD>"]
     assert ledger.faults[0].where == "rows.jsonl"
 
 
 def test_a_presets_token_that_would_fall_into_pieces_is_a_fault(chat):
-    styled = replace(chat, presets={"terse": Preset(token="<STYLE_TERSE>")})
+    styled = replace(chat, presets={"default": Preset(), "terse": Preset(token="<STYLE_TERSE>")})
     with pytest.raises(DataError, match="the token <STYLE_TERSE> is not in the vocabulary") as error:
         build_ledger(ROWS, styled, 100).demand_clean()
     assert error.value.where == "presets.terse.token"

@@ -109,7 +109,8 @@ class Sweep:
     def run(self) -> ResultFile:
         """Runs it to the end and returns the result; after Ctrl-C the partial one, unless nothing was measured yet.
 
-        EngineFailed when nothing answers at the URL, or not in time; InputError or UnknownName when the server does not take the very first request.
+        EngineFailed when nothing answers at the URL, or not in time; InputError or UnknownName when the server does not take the
+        very first request.
         """
         try:
             asyncio.run(self.measure())

@@ -306,7 +306,6 @@ def _show(kept: Kept) -> None:
 
     console = console_of()
     console.print(figures_table(kept.result.steps))
-    console.print("Medians over the repeats; latency from the intended start to the last token.", style="dim")
     if not kept.result.complete:
         done = sum(len(step.requests) for step in kept.result.steps)
         console.print(Text(f"partial: {kept.result.stopped_because}; {done} requests were kept", style="yellow"))

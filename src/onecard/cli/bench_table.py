@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 FIELDS = ("p50_ms", "p95_ms", "p99_ms", "avg_ms", "ttft_p50_ms", "itl_p50_ms", "rps", "tokens_s", "gpu_mem_gib")
-HEADS = ("p50 ms", "p95 ms", "p99 ms", "avg ms", "TTFT ms", "ITL ms", "req/s", "tok/s", "GiB")
+HEADS = ("p50", "p95", "p99", "avg", "TTFT", "ITL", "req/s", "tok/s", "GiB")
+CAPTION = "milliseconds from the intended start; medians over the repeats"
 
 
 class LiveTable:
@@ -71,7 +72,7 @@ def figures_table(steps: Sequence[Step]) -> Table:
     """One row for each number of callers, medians over the repeats."""
     points = caller_points(steps)
     shown = [place for place, field in enumerate(FIELDS) if any(getattr(point, field) for point in points)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=CAPTION, caption_justify="left")
     for head in ("callers", *(HEADS[place] for place in shown), "errors"):
         table.add_column(head, justify="right", no_wrap=True)
     for point in points:

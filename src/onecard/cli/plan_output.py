@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onecard.catalog.units import GIB, MIB, format_bytes
+from onecard.cli.plan_bar import memory_bar as memory_bar  # the demo shows the same bar
 from onecard.planner.advice import Advice
 from onecard.planner.ledger import Ledger, Line
 from onecard.planner.plan import ModelLimits, Plan
@@ -19,18 +20,8 @@ from onecard.planner.requests import AgentSpeed
 from onecard.planner.speed import Seconds
 from onecard.planner.training_run import TrainingPlan
 
-WIDTH = 100
-COLOURS = (
-    "#7aa2f7",
-    "#73daca",
-    "#bb9af7",
-    "#e0af68",
-    "#9ece6a",
-    "#f7768e",
-    "#ff9e64",
-    "#2ac3de",
-)  # black letters can be read on all
-FREE, RESERVE = "grey35", "grey62"
+WIDTH, LEAST_WIDTH = 100, 78
+ROOMY = 96  # columns from which every figure has its place
 VERDICTS = {"meets": "green", "misses": "bold red", "unclear": "yellow", "unknown": "dim"}
 TAG_MEANINGS = "exact: counted. measured: seen. fitted: adjusted to measurements. assumed: judgement, unmeasured."
 TAG_STYLES = {"exact": "green", "measured": "green", "fitted": "yellow", "assumed": "yellow"}
@@ -39,14 +30,19 @@ TAG_STYLES = {"exact": "green", "measured": "green", "fitted": "yellow", "assume
 def show(plan: Plan, file: Path) -> None:
     """The whole plan on standard output, 100 columns wide when that is not a terminal."""
     console = Console(highlight=False, emoji=False)
-    console.width = min(console.width, 120) if console.is_terminal else WIDTH
-    tables = [(ledger_table(plan.serving), ""), (limits_table(plan.limits), ""), speed_table(plan.agents)]
+    console.width = min(max(console.width, LEAST_WIDTH), 120) if console.is_terminal else WIDTH
+    roomy = console.width >= ROOMY
+    tables = [
+        (ledger_table(plan.serving), ""),
+        (limits_table(plan.limits), ""),
+        (speed_table(plan.agents, roomy), speed_note(plan.agents)),
+    ]
     if plan.trainings:
-        tables.append(training_table(plan.trainings))
+        tables.append((training_table(plan.trainings, roomy), training_note(plan.trainings)))
     for line in (headline(plan), Text(), *memory_bar(plan, console.width), Text()):
         console.print(line)
     for table, note in tables:
-        console.print(table)
+        console.print(_firm(table))
         console.print(*([Text(note, "dim")] if note else []), end="\n\n" if note else "\n")
     for line in advice_lines(plan, file):
         console.print(line)
@@ -73,57 +69,6 @@ def headline(plan: Plan) -> Text:
         f"{format_bytes(assumed)} of it not exact"
     )
     return name.append("\n" + sums, "dim")
-
-
-def segments(plan: Plan) -> list[tuple[str, int, str]]:
-    """(name, bytes, colour) of the card's memory in order: models' weights, cache, adapters, work, processes, reserve, free."""
-    parts: list[tuple[str, int]] = []
-    for key in plan.fleet.models:
-        weights = sum(line.bytes for line in plan.serving.of(key).lines if line.kind == "weights")
-        parts.append((f"{key} weights", weights))
-    for name, kind in (("KV cache", "cache"), ("adapters", "adapters"), ("working memory", "working")):
-        parts.append((name, plan.serving.bytes_of_kind(kind)))  # type: ignore[arg-type]
-    parts.append(("processes and slack", plan.serving.bytes_of_kind("process")))
-    found = [(name, size, COLOURS[n % len(COLOURS)]) for n, (name, size) in enumerate(parts) if size]
-    found.append(("reserve", plan.reserve_bytes, RESERVE))
-    if plan.headroom_bytes > 0:
-        found.append(("free", plan.headroom_bytes, FREE))
-    return found
-
-
-def memory_bar(plan: Plan, width: int) -> list[Text]:
-    """The card as a bar of one letter a part, then what each letter is. Read by letters alone where there is no colour."""
-    parts = segments(plan)
-    whole = max(plan.card.total_bytes, sum(size for _, size, _ in parts))
-    cells = width - 2
-    bar, ends, reached = Text("["), 0, 0
-    for number, (_, size, colour) in enumerate(parts):
-        reached += size
-        end = round(cells * reached / whole)
-        letter = " " if colour == FREE else chr(ord("A") + number)
-        bar.append((letter + "-" * (end - ends))[: end - ends], f"bold black on {colour}" if letter != " " else "dim")
-        ends = end
-    bar.append("]")
-    lines = [bar]
-    if plan.headroom_bytes < 0:
-        end = round(cells * plan.card.total_bytes / whole)
-        said = "the card ends here ^".rjust(end + 1) if end > cells // 2 else " " * end + "^ the card ends here"
-        lines.append(Text(said, "bold red"))
-    legend = []
-    for number, (name, size, colour) in enumerate(parts):
-        letter = " " if colour == FREE else chr(ord("A") + number)
-        legend.append(Text.assemble((f" {letter} ", f"bold black on {colour}"), f" {name} {format_bytes(size)}"))
-    return lines + _flow(legend, width)
-
-
-def _flow(words: Sequence[Text], width: int) -> list[Text]:
-    """Texts laid beside each other in as many lines as they need."""
-    lines = [Text()]
-    for word in words:
-        if lines[-1].cell_len and lines[-1].cell_len + 3 + word.cell_len > width:
-            lines.append(Text())
-        lines[-1].append("   " if lines[-1].cell_len else "").append_text(word)
-    return lines
 
 
 def ledger_table(ledger: Ledger) -> Table:
@@ -175,12 +120,10 @@ def limits_table(limits: Sequence[ModelLimits]) -> Table:
     return table
 
 
-def speed_table(agents: Sequence[AgentSpeed]) -> tuple[Table, str]:
-    """What each agent's requests take, as ranges, and a note."""
-    table = _table(
-        "speed, expected range", ("agent", ""), ("in + out", "right"), ("first token", "right"), ("per token", "right"),
-        ("alone", "right"), ("busy", "right"), ("deadline", "right"), ("", ""),
-    )  # fmt: skip
+def speed_table(agents: Sequence[AgentSpeed], roomy: bool = True) -> Table:
+    """What each agent's requests take, as ranges. Without room the time of a lone caller is left out."""
+    headings = ["in + out", "first token", "per token", *(["alone"] if roomy else []), "busy", "deadline"]
+    table = _table("speed, expected range", ("agent", ""), *((heading, "right") for heading in headings), ("", "firm"))
     for agent in agents:
         mark = "" if agent.shape_tag == "exact" else "*"
         table.add_row(
@@ -188,25 +131,30 @@ def speed_table(agents: Sequence[AgentSpeed]) -> tuple[Table, str]:
             f"{agent.prompt_tokens} + {agent.new_tokens}{mark}",
             span(agent.ttft),
             span(agent.itl),
-            span(agent.alone),
+            *([span(agent.alone)] if roomy else []),
             span(agent.busy),
             f"{agent.deadline_s:g} s" if agent.deadline_s else "-",
             Text("" if agent.verdict == "unknown" else agent.verdict, VERDICTS[agent.verdict]),
         )
+    return table
+
+
+def speed_note(agents: Sequence[AgentSpeed]) -> str:
+    """What the speed table's words mean."""
     assumed = "; * no deadline, so the shape is assumed" if any(a.shape_tag != "exact" for a in agents) else ""
-    return table, f"in + out: tokens. busy: all callers of the model at once{assumed}"
+    return f"in + out: tokens. busy: all callers of the model at once{assumed}"
 
 
-def training_table(trainings: Sequence[TrainingPlan]) -> tuple[Table, str]:
-    """Each agent's run, alone on the card, and a note."""
-    table = _table(
-        "training, alone on the card", ("agent", ""), ("recipe", ""), ("batch", "right"), ("peak GiB", "right"), ("fits", ""),
-        ("rows", "right"), ("time", "right"), ("USD", "right"),
-    )  # fmt: skip
+def training_table(trainings: Sequence[TrainingPlan], roomy: bool = True) -> Table:
+    """Each agent's run, alone on the card. Without room the recipe's name is left out."""
+    names = [("agent", ""), *([("recipe", "")] if roomy else [])]
+    figures = [("batch", "right"), ("peak GiB", "right"), ("fits", "firm")]
+    figures += [(heading, "right") for heading in ("rows", "time", "USD")]
+    table = _table("training, alone on the card", *names, *figures)
     for run in trainings:
         table.add_row(
             run.agent,
-            run.recipe.name,
+            *([run.recipe.name] if roomy else []),
             f"{run.recipe.batch.rows} x {run.row_tokens}",
             _in(GIB, run.peak_bytes),
             Text("yes", "green") if run.fits else Text("no", "bold red"),
@@ -214,16 +162,22 @@ def training_table(trainings: Sequence[TrainingPlan]) -> tuple[Table, str]:
             span(run.time.seconds) if run.time else "no data yet" if run.data is None else "unknown",
             _money(run.time.usd if run.time else None),
         )
+    return table
+
+
+def training_note(trainings: Sequence[TrainingPlan]) -> str:
+    """What the training table's words mean, and how tokens were counted."""
     known = [run.data for run in trainings if run.data]
     counted = f"; {known[0].source.partition(': ')[2]}" if known and known[0].tag != "exact" else ""
-    return table, f"batch: rows x tokens of the longest{counted}"
+    return f"batch: rows x tokens of the longest{counted}"
 
 
 def advice_lines(plan: Plan, file: Path) -> list[Text]:
     """What to change when it does not fit or is late, and what else should be known."""
     lines: list[Text] = []
     if not plan.serving_fits:
-        lines += [Text("what to change, any one of these:", "bold"), *(_advice(advice) for advice in plan.advice)]
+        lines += [Text("what to change, any one of these:", "bold")]
+        lines += [line for advice in plan.advice for line in _advice(advice)]
         if not plan.advice:
             need = plan.smallest_need_bytes or plan.need_bytes
             over = format_bytes(need - plan.available_bytes)
@@ -244,9 +198,12 @@ def advice_lines(plan: Plan, file: Path) -> list[Text]:
     return [*lines, Text()] if lines else []
 
 
-def _advice(advice: Advice) -> Text:
-    changes = "; ".join(f"{change.text} ({change.cost})" for change in advice.changes)
-    return Text(f"  saves {format_bytes(advice.saves_bytes)}: {changes}")
+def _advice(advice: Advice) -> Iterator[Text]:
+    """What it saves, and each change on a line of its own."""
+    left = format_bytes(advice.headroom_bytes)
+    yield Text(f"  saves {format_bytes(advice.saves_bytes)}, leaves {left}:")
+    for change in advice.changes:
+        yield Text.assemble(f"    {change.text}", (f"  {change.cost}", "dim"))
 
 
 def span(seconds: Seconds | None) -> str:
@@ -276,16 +233,25 @@ def _in(unit: int, size: int) -> str:
 
 
 def _table(title: str, *columns: tuple[str, str]) -> Table:
-    """Columns are (heading, "right" or a style); names and figures are never broken."""
+    """Columns are (heading, manner): "right" for figures, "firm" for words that are never broken, else a style."""
     table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.title_justify, table.title_style = "left", "bold"
-    for number, (heading, manner) in enumerate(columns):
-        right = manner == "right"
+    for heading, manner in columns:
+        firm = manner in ("right", "firm")
         table.add_column(
             heading,
-            justify="right" if right else "left",
-            style="" if right else manner,
-            no_wrap=right or number == 0,
+            justify="right" if manner == "right" else "left",
+            style="" if firm else manner,
+            no_wrap=firm,
             overflow="fold",
         )
+    return table
+
+
+def _firm(table: Table) -> Table:
+    """Figures keep their width however narrow the console is: names and sources are what gets broken into lines."""
+    for column in table.columns:
+        if column.no_wrap:
+            texts = [column.header, *column.cells]
+            column.min_width = max(len(text) for text in texts if isinstance(text, str | Text))
     return table

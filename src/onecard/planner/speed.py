@@ -125,9 +125,10 @@ class Answering:
         form = form_of(self.spec, shape)
         plain = facts.LAYER_OPERATORS * shape.layers + facts.OTHER_OPERATORS
         plain += facts.LINEAR_OPERATORS.get(form, 1) * shape.linear_count
-        adapted = engine.adapter_operators * self.targeted_linears * together
-        each = self.speed.overhead_us * 1e-6
-        return fixed + (plain * engine.operator_us_factor.get(form, 1.0) + adapted) * each
+        each_adapter = facts.MIXED_ADAPTER_OPERATORS if together > 1 else facts.ADAPTER_OPERATORS
+        adapted = each_adapter * together * self.targeted_linears
+        weighed = plain * engine.operator_us_factor.get(form, 1.0) + adapted * engine.adapter_us_factor
+        return fixed + weighed * self.speed.overhead_us * 1e-6
 
 
 def streamed_bytes(spec: ModelSpec, shape: ModelShape, tokens: int) -> float:

@@ -90,7 +90,7 @@ def run_time(
     compute = padded * passes * shape.active_parameters / (share * speed.tflops * 1e12)
     launched = _operators(recipe, shape) * (4 if recipe.gradient_checkpointing else 3)
     expected = (compute + launched * facts.TRAINING_OPERATOR_FACTOR * speed.overhead_us * 1e-6) * batches
-    seconds = Seconds.around(expected, facts.TRAINING_RANGE)
+    seconds = Seconds.around(expected, facts.TRAINING_RANGE_CPU if on_cpu else facts.TRAINING_RANGE)
     tokens = round(batch_tokens * batches)
     return RunTime(seconds, steps, tokens, round(tokens / expected, 1), _dollars(seconds, price))
 

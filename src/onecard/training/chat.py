@@ -11,12 +11,11 @@ from typing import Any
 
 from onecard.engines.local.tokens import chat_ids, chat_text, text_ids, written_ids
 from onecard.errors import DataError
-from onecard.fleet.presets import apply_preset
+from onecard.fleet.presets import apply_preset, default_preset
 from onecard.fleet.schema import Preset
 from onecard.training.rows import Row
 
 IGNORED = -100  # the label transformers and TRL leave out of the loss
-DEFAULT_PRESET = "default"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,10 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What turns rows into ids: the tokenizer (with the recipe's tokens added), its stop ids, and the agent's presets."""
+    """What turns rows into ids: the tokenizer with the recipe's tokens, its stop ids, and the agent's presets.
+
+    Without presets no prompt is changed; with them, rows name no other.
+    """
 
     tokenizer: Any
     stop_ids: tuple[int, ...]
@@ -52,17 +54,16 @@ class ChatFormat:
         return EncodedRow(row, (*prompt, *answer), len(prompt))
 
     def prompt(self, row: Row) -> str:
-        """The row's prompt under its preset; rows without a preset follow `default`, as requests do."""
-        preset = self.presets.get(row.preset or DEFAULT_PRESET)
-        return apply_preset(preset, row.prompt) if preset else row.prompt
+        """The row's prompt under its preset; a row without one follows the agent's default preset, as a request does."""
+        if not self.presets:
+            return row.prompt
+        return apply_preset(self.presets[row.preset or default_preset(self.presets)], row.prompt)
 
     def _chat(self, row: Row) -> tuple[list[int], list[int]]:
         asked = [{"role": "user", "content": self.prompt(row)}]
         told = [*asked, {"role": "assistant", "content": row.completion}]
-        before, whole = (
-            chat_text(self.tokenizer, asked, answer_next=True),
-            chat_text(self.tokenizer, told, answer_next=False),
-        )
+        before = chat_text(self.tokenizer, asked, answer_next=True)
+        whole = chat_text(self.tokenizer, told, answer_next=False)
         if not whole.startswith(before):
             raise DataError(
                 "the base's chat template writes the prompt differently once it is answered",

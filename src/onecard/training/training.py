@@ -11,7 +11,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -45,9 +47,15 @@ def train_adapter(order: TrainingOrder, progress: OnProgress) -> TrainedAdapter:
     return TrainedAdapter(order.output, manifest)
 
 
-def _train(
-    order: TrainingOrder, prepared: Prepared, folder: Path, progress: OnProgress
-) -> tuple[RunFacts, checks.Probe]:
+@dataclass(frozen=True)
+class Trained:
+    """What the saved files have to come up to: the adapter's tensors by name, and what the model said with them."""
+
+    state: dict[str, torch.Tensor]
+    probe: checks.Probe
+
+
+def _train(order: TrainingOrder, prepared: Prepared, folder: Path, progress: OnProgress) -> tuple[RunFacts, Trained]:
     """The run, the checks on the model in memory, and the files. The model is gone when this returns."""
     recipe, rows = order.recipe, prepared.ledger.encoded
     progress(Progress("loading", f"{order.base_id} in {recipe.base_quantization}"))
@@ -56,7 +64,7 @@ def _train(
         extend_model(base, prepared.tokenizer, prepared.facts.added_tokens)
         set_seed(recipe.seed)  # A is drawn at random when the adapter is attached
         model = adapter.attach(base, recipe.lora, prepared.facts.added_tokens)
-        start = {name: tensor.detach().cpu().clone() for name, tensor in adapter.adapter_state(model).items()}
+        start = _copy(model)
         digest, asked = checks.base_digest(model), checks.probe_rows(rows)
         before = checks.probe(model, asked)
         result = loop.run(model, prepared.tokenizer, rows, recipe, order.run_folder, progress)
@@ -67,19 +75,25 @@ def _train(
     checks.demand_lower_loss(before, after)
     progress(Progress("saving", "writing the adapter"))
     adapter.save(model, folder, order.base_id, prepared.tokenizer if prepared.facts.added_tokens else None)
-    return RunFacts(result, memory.bytes, memory.kind, adapter.targets_of(model), base.device), after
+    facts = RunFacts(result, memory.bytes, memory.kind, adapter.targets_of(model), base.device)
+    return facts, Trained(_copy(model), after)
 
 
-def _check_saved(order: TrainingOrder, prepared: Prepared, folder: Path, trained: checks.Probe) -> None:
+def _copy(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in adapter.adapter_state(model).items()}
+
+
+def _check_saved(order: TrainingOrder, prepared: Prepared, folder: Path, trained: Trained) -> None:
     """What users will get: the files, in a base that never saw the training, must say what the trained model said."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     asked = checks.probe_rows(prepared.ledger.encoded)
     model = adapter.load(_load(order), folder)
-    reloaded = checks.probe(model, asked)
-    checks.demand_exact_reload(trained, reloaded, DTYPES[order.recipe.compute_dtype])
-    checks.demand_effect(reloaded, checks.base_probe(model, asked), DTYPES[order.recipe.compute_dtype])
+    reloaded, dtype = checks.probe(model, asked), DTYPES[order.recipe.compute_dtype]
+    checks.demand_same_weights(trained.state, adapter.adapter_state(model))
+    checks.demand_exact_reload(trained.probe, reloaded, dtype)
+    checks.demand_effect(reloaded, checks.base_probe(model, asked), dtype)
 
 
 def _load(order: TrainingOrder) -> LoadedBase:

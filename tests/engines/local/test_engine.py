@@ -123,7 +123,7 @@ engine.close()
 """
 
 
-def test_bf16_and_fp32_say_what_they_are(mini: Path, engine: LocalEngine) -> None:
+def test_by_default_the_base_takes_what_its_bf16_file_takes(mini: Path, engine: LocalEngine) -> None:
     assert engine.info().dtype == "bf16"
     assert engine.memory().parts[0].bytes == pytest.approx(tensor_bytes_on_disk(mini), rel=0.01)
 

@@ -14,6 +14,7 @@ from onecard.engines.local.acceptance import AcceptedAdapter, BaseFacts, accept,
 from onecard.engines.local.loading import LoadedBase, tensor_bytes
 from onecard.engines.local.shared_model import Resident, SharedModel
 from onecard.errors import AdapterRefused, InputError
+from onecard.training.adapter import load
 from tests.engines.conftest import FINGERPRINT, MadeAdapter, load_plain
 
 IDS = [1, 40, 50, 60, 70]
@@ -112,9 +113,9 @@ def test_an_adapter_that_breaks_while_it_is_put_in_leaves_everything_as_it_was(b
     plain = bench.model.add(bench.accepted("plain"))
     before, size = (bench.logits(None), bench.logits(plain)), tensor_bytes(bench.raw)
     good = bench.accepted("other")
-    last = list(good.lora)[-1]
-    with pytest.raises(RuntimeError):
-        bench.model.add(replace(good, lora={**good.lora, last: (torch.ones(3, 3), torch.ones(3, 3))}))
+    pair = next(iter(good.lora.values()))
+    with pytest.raises(AttributeError):
+        bench.model.add(replace(good, lora={**good.lora, "model.nowhere": pair}))
     assert torch.equal(bench.logits(None), before[0]) and torch.equal(bench.logits(plain), before[1])
     assert (bench.model.residents, tensor_bytes(bench.raw)) == ([plain], size)
 
@@ -124,3 +125,14 @@ def test_a_model_with_another_kind_of_state_is_refused(mini: Path) -> None:
     base = LoadedBase(mamba.eval(), None, torch.device("cpu"), torch.float32, mini)
     with pytest.raises(InputError, match="cannot hold this architecture"):
         SharedModel(base).check_cache(where="some/mamba")
+
+
+def test_lora_is_fp32_beside_a_bf16_base_as_peft_has_it(mini: Path, adapters: dict[str, MadeAdapter]) -> None:
+    base, made = load_plain(mini, dtype="bf16"), adapters["plain"]
+    model = SharedModel(base)
+    resident = model.add(accept(made.folder, made.manifest, base_facts(base, FINGERPRINT, "none", True)))
+    reference = load(load_plain(mini, dtype="bf16"), made.folder)
+    ids = torch.tensor([IDS])
+    with torch.no_grad():
+        expected = reference(input_ids=ids).logits.float()
+    assert torch.equal(model.forward([resident], ids, torch.ones_like(ids), keep=len(IDS)), expected)

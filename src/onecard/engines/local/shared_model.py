@@ -129,7 +129,8 @@ class SharedModel:
         for module, (a, b) in adapter.lora.items():
             layer = self._model.get_submodule(module)
             for side, value in ((layer.lora_A, a), (layer.lora_B, b)):
-                side[key].weight.requires_grad_(False).copy_(value)
+                # fp32 whatever the base computes in, as PEFT trains and loads it; injected, it has the base's own dtype.
+                side[key].weight = torch.nn.Parameter(value.to(self.device, torch.float32), requires_grad=False)
                 held += side[key].weight.nbytes
         self._send_lines_to(list(adapter.lora))
         return held

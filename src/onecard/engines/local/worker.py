@@ -145,8 +145,6 @@ class Worker:
 
     def _give(self, answers: list[Answer], logits: torch.Tensor) -> None:
         for answer, row in zip(answers, logits, strict=True):
-            if answer.finished:
-                continue
             try:
                 answer.take(row[: self._model.vocabulary_of(answer.adapter)])
             except Exception as error:
