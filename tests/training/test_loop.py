@@ -63,15 +63,18 @@ def test_our_loss_on_a_cpu_and_its_gradients_are_trls(trial, monkeypatch):
             torch.testing.assert_close(weight, theirs.model.get_parameter(name), rtol=1e-3, atol=2e-4)
 
 
-def test_fp32_after_bf16_in_one_process_is_fp32(trial):
-    """The trap: accelerate keeps the first run's precision for the whole process."""
+def test_fp32_after_bf16_in_one_process_is_fp32_and_the_model_is_given_back_as_it_was(trial):
+    """The trap: accelerate's autocast stays wrapped round the model's forward when the run is over."""
     seen = []
     for dtype in ("bf16", "fp32"):
         made = trial(recipe={"compute_dtype": dtype, "max_steps": 1})
         projection = made.model.get_submodule("base_model.model.model.layers.0.mlp.up_proj.lora_A.default")
         projection.register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
         made.run()
-    assert seen[0] == torch.bfloat16 and seen[-1] == torch.float32
+        trained_in = seen[-1]
+        assert trained_in == {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+        made.model(input_ids=torch.tensor([[1, 5]]))
+        assert seen[-1] == torch.float32, "without autocast the adapter computes in its own precision"
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])

@@ -30,7 +30,12 @@ class Terms:
 
 @click.group(short_help="Check a training file: the token ledger.")
 def data() -> None:
-    """Look at training data before it is trained on."""
+    """Look at training data before it is trained on.
+
+    \b
+    Example:
+      onecard data check examples/data/style-train.jsonl --recipe style-tokens
+    """
 
 
 @data.command(short_help="Count what every row will teach, and find the faulty ones.")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FLEET = "demo.yaml"
 STYLES, QUIZ = "explainer", "quizmaster"
 CALLERS = (1, 2, 3, 4, 5, 6)
-REQUESTS = 5
+REQUESTS = 4
+NEW_TOKENS = 32  # answers of one length, so that what grows with the callers is the waiting
 
 
 @dataclass
@@ -244,8 +245,11 @@ def _load(url: str, loaded: LoadedFleet, teller: Teller) -> ResultFile:
         callers=CALLERS,
         requests=REQUESTS,
         repeats=1,
+        max_new_tokens=NEW_TOKENS,
+        presets=("verbose",),
         server_in_process=True,
-        command=f"onecard bench sweep {loaded.file} --model {STYLES} --requests {REQUESTS} --repeats 1",
+        command=f"onecard bench sweep {loaded.file} --model {STYLES} --preset verbose --max-new-tokens {NEW_TOKENS} "
+        f"--requests {REQUESTS} --repeats 1",
         fleet=loaded.fleet.name,
         fleet_digest=loaded.digest,
     )

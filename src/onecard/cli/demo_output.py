@@ -67,9 +67,8 @@ class Teller:
         self.console.print(headline(plan))
         for line in memory_bar(plan, WIDTH):
             self.console.print(line)
-        self.console.print(speed_table(plan.agents))
-        if plan.trainings:
-            self.console.print(training_table(plan.trainings))
+        for part in (speed_table(plan.agents), training_table(plan.trainings)):
+            self.console.print(part)
 
     def training(self) -> AbstractContextManager[Callable[[Any], None]]:
         from onecard.cli.train_output import bar

@@ -38,6 +38,7 @@ def _about_models(fleet: Fleet, shapes: Shapes) -> list[str]:
         shape = shapes[key]
         if model_engine(spec, shape) == "remote":
             said.append(f"models.{key} is remote: it takes nothing of this card, and its speed is not predicted")
+            continue
         if shape.published not in ("none", spec.quantization) and spec.quantization != "none":
             said.append(
                 f"models.{key}: the checkpoint is {shape.published}; {spec.quantization} means loading it in 16 bits first"

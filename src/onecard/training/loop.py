@@ -115,7 +115,7 @@ def arguments(recipe: Recipe, device: str, folder: Path, *, checkpoints: bool) -
         max_grad_norm=optimizer.max_grad_norm,
         gradient_checkpointing=recipe.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=False,  # autocast is ours, see AdapterTrainer: accelerate's outlives the run in process-wide state
+        bf16=False,  # autocast is ours: accelerate's stays wrapped round the model, whose answers are compared after the run
         use_cpu=device == "cpu",
         seed=recipe.seed,
         logging_steps=1,
