@@ -21,6 +21,7 @@ from tests.engines.conftest import FINGERPRINT, MadeAdapter, Told, ask, asked, c
 QUESTIONS = ("What is a hash table?", "Why do caches exist at all, and when do they hurt the people who use them?")
 STYLED = tuple(f"<STYLE_TERSE> {question}" for question in QUESTIONS)
 CONTEXT = 1000
+LONG = 250  # tokens; the embedded base answers in fewer and ends its turn
 # Nearly every token is equally likely, so that an end of turn is not: an answer that is still going on when something happens to it.
 RAMBLING = GenerationRequest(text="A", temperature=50.0, seed=1, max_new_tokens=900)
 
@@ -40,11 +41,12 @@ ENGINES: dict[str, tuple[str, Callable[[Path, str], Engine]]] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine with three adapters, and what each route must answer: `expected[adapter, prompt]`."""
+    """An engine with three adapters, what each route must begin with, `expected[adapter, prompt]`, and one whole answer of the base."""
 
     engine: Engine
     made: dict[str, MadeAdapter]
     expected: dict[tuple[str | None, str], Told]
+    expected_whole: Told
 
     def digest(self, name: str | None) -> str | None:
         return self.made[name].digest if name else None
@@ -61,10 +63,11 @@ def subject(request: pytest.FixtureRequest, mini: Path, adapters: dict[str, Made
     for name, prompts in ((None, QUESTIONS), ("plain", QUESTIONS), ("other", QUESTIONS[:1]), ("styled", STYLED)):
         told = peft_answer(load_plain(mini, quantization), made[name] if name else None, prompts)
         expected |= dict(zip([(name, prompt) for prompt in prompts], told, strict=True))
+    (whole,) = peft_answer(load_plain(mini, quantization), None, QUESTIONS[:1], LONG)
     engine = start(mini, quantization)
     for adapter in made.values():
         assert engine.load_adapter(adapter.folder, adapter.manifest) == adapter.digest
-    yield Subject(engine, made, expected)
+    yield Subject(engine, made, expected, whole)
     engine.close()
 
 
@@ -83,6 +86,12 @@ def test_mixed_and_at_any_arrival_it_answers_the_same(subject: Subject, gap_s: f
         return [Told.of(c) for c in reversed(chunks)]
 
     assert asyncio.run(all_at_once()) == list(subject.expected.values())
+
+
+def test_an_answer_ends_itself_where_the_base_says_so(subject: Subject) -> None:
+    told = ask(subject.engine, asked(QUESTIONS[0], max_new_tokens=LONG))
+    assert told == subject.expected_whole
+    assert told.reason == "stop" and told.tokens < LONG
 
 
 def test_added_tokens_mean_something_to_their_owner_only(subject: Subject) -> None:
@@ -183,26 +192,26 @@ def test_an_unknown_adapter_is_an_error_and_never_the_base(subject: Subject) -> 
 
 
 def test_closing_the_iterator_cancels_and_frees_the_line(subject: Subject) -> None:
-    async def leave_early() -> None:
+    async def leave_early() -> bool:
         for _ in range(8):  # twice the lines there are: lines that leaked would be missed
             stream = subject.engine.generate(RAMBLING)
             await anext(stream)
             await stream.aclose()  # type: ignore[attr-defined]
+        return await asyncio.to_thread(eventually, lambda: cache_bytes(subject.engine) == 0)
 
-    asyncio.run(leave_early())
-    assert eventually(lambda: cache_bytes(subject.engine) == 0)
+    assert asyncio.run(leave_early())
 
 
 def test_cancelling_the_task_cancels_the_request(subject: Subject) -> None:
-    async def cancelled() -> None:
+    async def cancelled() -> bool:
         task = asyncio.create_task(collect(subject.engine, RAMBLING))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        return await asyncio.to_thread(eventually, lambda: cache_bytes(subject.engine) == 0)
 
-    asyncio.run(cancelled())
-    assert eventually(lambda: cache_bytes(subject.engine) == 0)
+    assert asyncio.run(cancelled())
     assert ask(subject.engine, asked(QUESTIONS[0])) == subject.expected[None, QUESTIONS[0]]
 
 

@@ -26,24 +26,24 @@ class Facts:
 
 EXPECTED = {
     "justnews-rtx3090": Facts(
-        14.98, 7.12, False, {"base": (7922, 11)}, {"synthesizer": "misses", "critic": "misses", "reranker": "unknown"}
+        15.22, 6.88, False, {"base": (7798, 11)}, {"synthesizer": "misses", "critic": "misses", "reranker": "unknown"}
     ),
     "local-rtx3070": Facts(7.16, 0.14, True, {"base": (9360, 1)}, {"assistant": "meets"}),
     "newsreader-rtx3090": Facts(
-        22.47,
-        0.13,
+        22.55,
+        0.05,
         True,
-        {"vision": (2243, 1), "vision-small": (1317, 1), "base": (4309, 2)},
+        {"vision": (2123, 1), "vision-small": (1137, 1), "base": (4179, 2)},
         {"newsreader": "unclear", "synthesizer": "unknown"},
     ),
     "qa-mi300x": Facts(
-        84.15,
-        105.33,
+        40.54,
+        148.94,
         False,
-        {"phi": (16384, 65), "qwen": (40960, 89), "nemo": (64439, 80)},
-        {"question-writer": "unclear", "question-answerer": "meets", "conversation": "unclear"},
+        {"phi": (16384, 90), "qwen": (40960, 124), "nemo": (82575, 112)},
+        {"question-writer": "meets", "question-answerer": "meets", "conversation": "unclear"},
     ),
-    "style-a10g": Facts(6.67, 14.88, False, {"base": (14846, 31)}, {"writer": "meets"}),
+    "style-a10g": Facts(6.75, 14.80, False, {"base": (14783, 30)}, {"writer": "meets"}),
 }
 
 

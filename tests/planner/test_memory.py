@@ -85,10 +85,10 @@ def test_adapters_are_counted_by_rank_targets_and_added_rows(make_fleet: MakeFle
     recipe = {"lora": {"rank": 16}, "added_tokens": ["<A>", "<B>"]}
     fleet = make_fleet(agent={"adapter": "style@production", "recipe": recipe})
     lines = serving_ledger(fleet, {"base": mistral}).of("writer").lines
-    assert [line.bytes for line in lines] == [2 * (41_943_040 + 2 * 2 * 4096)]
+    assert [line.bytes for line in lines] == [4 * (41_943_040 + 2 * 2 * 4096)]  # fp32, as it is trained
     assert lines[0].tag == "exact"
     without = serving_ledger(make_fleet(agent={"adapter": "style@production"}), {"base": mistral}).of("writer").lines
-    assert (without[0].tag, without[0].bytes) == ("assumed", 2 * 41_943_040)
+    assert (without[0].tag, without[0].bytes) == ("assumed", 4 * 41_943_040)
 
 
 def test_every_figure_says_how_sure_it_is_and_where_from(make_fleet: MakeFleet, mistral: ModelShape) -> None:

@@ -159,17 +159,19 @@ def cache_line(key: str, spec: ModelSpec, shape: ModelShape) -> Line:
 
 
 def adapter_lines(key: str, fleet: Fleet, shape: ModelShape) -> list[Line]:
-    """One line for each agent whose adapter is resident on this model."""
+    """One line for each agent whose adapter is resident on this model: fp32 as trained in process, 16 bits in vLLM."""
     lines = []
+    width = 4 if model_engine(fleet.models[key], shape) == "local" else 2
     for agent, wish in fleet.agents.items():
         if wish.model != key or wish.adapter is None:
             continue
         lora = wish.recipe.lora if wish.recipe else LoraSection()
         tag: Tag = "exact" if wish.recipe else "assumed"
-        size = (lora_weights(shape, lora) + added_rows(shape, wish)) * 2
+        size = (lora_weights(shape, lora) + added_rows(shape, wish)) * width
         rows = f", {len(wish.recipe.added_tokens)} tokens" if wish.recipe and wish.recipe.added_tokens else ""
         assumed = "" if wish.recipe else ", assumed"
-        source = f"rank {lora.rank} on {len(shape.targets(lora.targets))} projections{rows}{assumed}"
+        form = "fp32" if width == 4 else "16 bits"
+        source = f"rank {lora.rank} on {len(shape.targets(lora.targets))} projections in {form}{rows}{assumed}"
         lines.append(Line(f"adapter {wish.adapter_name}", agent, size, tag, source, "adapters"))
     return lines
 

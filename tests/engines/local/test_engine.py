@@ -80,6 +80,14 @@ def test_loading_twice_is_loading_once(engine: LocalEngine, adapters: dict[str, 
     assert engine.memory().parts == parts
 
 
+def test_an_adapter_stops_at_the_ids_of_its_own_manifest(engine: LocalEngine, adapters: dict[str, MadeAdapter]) -> None:
+    made = adapters["other"]
+    engine.load_adapter(made.folder, made.manifest.model_copy(update={"stop_ids": tuple(range(10_000))}))
+    told = ask(engine, asked("What?", made.digest))
+    engine.remove_adapter(made.digest)
+    assert (told.text, told.tokens, told.reason) == ("", 1, "stop")
+
+
 def test_what_cannot_be_opened_says_why(mini: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="up to 1024"):
         start(mini, context=4096)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import LoraConfig, LoraModel
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -44,7 +45,7 @@ class SharedModel:
         self._model = base.model
         self._rows = RowsBesideTheBase(base.model)
         self._parameters = frozenset(inspect.signature(base.model.forward).parameters)
-        self._tuner: Any = None  # PEFT's LoraModel, once there is an adapter
+        self._tuner: LoraModel | None = None  # once there is an adapter
         self._active: str | None = None
         self._lines: list[str] | None = None  # one PEFT name per line of the batch, when they differ
         self._loaded = 0
@@ -112,9 +113,6 @@ class SharedModel:
 
     def _inject(self, adapter: AcceptedAdapter, key: str) -> int:
         """PEFT's layers around the modules, with the adapter's values; the bytes they hold."""
-        with quiet():  # importing PEFT imports bitsandbytes, which reports about kernels it does not need
-            from peft import LoraConfig, LoraModel
-
         config = LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.lora), init_lora_weights=False
         )
