@@ -150,7 +150,7 @@ def peft_answer(base: LoadedBase, made: MadeAdapter | None, prompts: Sequence[st
     """What transformers and PEFT alone answer greedily. With added tokens the base's vocabulary has grown afterwards."""
     own_tokenizer = made is not None and made.manifest.added_tokens
     tokenizer = load_tokenizer(made.folder) if made and own_tokenizer else base.tokenizer
-    model = load(base, made.folder) if made else base.model
+    model: Any = load(base, made.folder) if made else base.model
     answers = []
     for prompt in prompts:
         ids = torch.tensor([chat_ids(tokenizer, [{"role": "user", "content": prompt}])])
@@ -164,4 +164,6 @@ def peft_answer(base: LoadedBase, made: MadeAdapter | None, prompts: Sequence[st
         text = tokenizer.decode(out, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         ended = out[-1] == tokenizer.eos_token_id
         answers.append(Told(text.lstrip().rstrip("\N{REPLACEMENT CHARACTER}"), len(out), "stop" if ended else "length"))
+    if made:
+        model.unload()  # leaves the base as it was, apart from its vocabulary
     return answers
