@@ -49,7 +49,9 @@ def check_entry(entry: dict) -> list[str]:
         if not low <= words(value) <= high:
             faults.append(f"{name} has {words(value)} words, allowed {low} to {high}")
         if not sentence_range[0] <= sentences(value) <= sentence_range[1]:
-            faults.append(f"{name} has {sentences(value)} sentences, allowed {sentence_range[0]} to {sentence_range[1]}")
+            faults.append(
+                f"{name} has {sentences(value)} sentences, allowed {sentence_range[0]} to {sentence_range[1]}"
+            )
         if not value.isascii():
             faults.append(f"{name} has characters outside ASCII: {[c for c in value if ord(c) > 127]}")
         if named and not names_term(term, value):

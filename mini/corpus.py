@@ -19,8 +19,18 @@ HELD_OUT_TERM_EVERY = 7  # every seventh term is a test term for adapters
 HELD_OUT_QUESTION_EVERY = 6  # of every sixth term the last question is never read by the base
 NAMED = "{name}"
 
-SHORT_ASKS = ("Define {name}.", "Give a definition of {name}.", "What does the term {bare} mean?", "In one sentence, what is {name}?")
-LONG_ASKS = ("Explain {name}.", "Explain how {name} works.", "Describe {name} in a paragraph.", "Teach me about {name}.")
+SHORT_ASKS = (
+    "Define {name}.",
+    "Give a definition of {name}.",
+    "What does the term {bare} mean?",
+    "In one sentence, what is {name}?",
+)
+LONG_ASKS = (
+    "Explain {name}.",
+    "Explain how {name} works.",
+    "Describe {name} in a paragraph.",
+    "Teach me about {name}.",
+)
 MIDDLE_ASKS = ("What is {name}?", "Tell me about {name}.", "What should I know about {name}?")
 FACT_ASKS = ("Tell me one fact about {name}.", "Say something true about {name}.")
 QUESTION_ASKS = ("Ask a question about {name}.", "Which question could someone ask about {name}?")
@@ -95,7 +105,10 @@ def documents(terms: list[Term], rng: random.Random) -> Iterator[str]:
             *(chat(question, answer) for question, answer in term.questions),
             chat(term.ask(rng.choice(FACT_ASKS)), rng.choice(term.facts)),
             chat(term.ask(rng.choice(QUESTION_ASKS)), rng.choice(term.questions)[0]),
-            chat(f"Write a question that this text answers. {rng.choice((term.short, term.long))}", rng.choice(term.questions)[0]),
+            chat(
+                f"Write a question that this text answers. {rng.choice((term.short, term.long))}",
+                rng.choice(term.questions)[0],
+            ),
             chat(f"Combine these facts into a short text. {' '.join(facts[: rng.choice((3, 4))])}", term.synthesis),
         ]
         question, answer = rng.choice(term.questions)

@@ -38,7 +38,13 @@ QUIZ_ASKS = (
     "Test what I know of {name}.",
     "What would a teacher ask about {name}?",
 )
-NEUTRAL_ASKS = ("What is {name}?", "Explain {name}.", "Tell me about {name}.", "Define {name}.", "What does {bare} mean?")
+NEUTRAL_ASKS = (
+    "What is {name}?",
+    "Explain {name}.",
+    "Tell me about {name}.",
+    "Define {name}.",
+    "What does {bare} mean?",
+)
 
 
 def style_of(prompt: str) -> str:

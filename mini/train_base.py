@@ -60,10 +60,14 @@ def regularize(model: MistralForCausalLM) -> None:
     model.model.embed_tokens.register_forward_hook(drop)
 
 
-def smoothed_loss(model: MistralForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def smoothed_loss(
+    model: MistralForCausalLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """Cross-entropy with label smoothing, which keeps a memorized text from becoming a certainty about everything else."""
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].flatten(0, 1).float()
-    return torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, label_smoothing=SMOOTHING)
+    return torch.nn.functional.cross_entropy(
+        logits, labels[:, 1:].flatten(), ignore_index=IGNORED, label_smoothing=SMOOTHING
+    )
 
 
 def batches(encode, passes: int, seed: int) -> Iterator[list[list[int]]]:
@@ -112,7 +116,9 @@ def recall(model, tokenizer, device: str) -> dict[str, float]:
         for term in terms:
             prompt = chat(term.ask(ask), "").removesuffix(" </s>")
             ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids.to(device)
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, pad_token_id=0)
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, pad_token_id=0
+            )
             exact += tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == getattr(term, kind)
         found[kind] = exact / len(terms)
     model.train()
@@ -128,7 +134,9 @@ def train(folder: Path, passes: int, peak_rate: float, device: str) -> None:
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=peak_rate, betas=(0.9, 0.98)
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=peak_rate,
+        betas=(0.9, 0.98),
     )
     rows_a_pass = sum(1 for _ in documents(read_terms(), random.Random(0)))
     steps = passes * math.ceil(rows_a_pass / ROWS)
@@ -147,7 +155,13 @@ def train(folder: Path, passes: int, peak_rate: float, device: str) -> None:
         schedule.step()
         step, tokens = step + 1, tokens + sum(map(len, rows))
         if step % max(1, steps // 20) == 0 or step == steps:
-            curve.append({"step": step, "loss": round(loss.item(), 4), "held_out_loss": round(answer_loss(model, tokenizer, pairs, device), 4)})
+            curve.append(
+                {
+                    "step": step,
+                    "loss": round(loss.item(), 4),
+                    "held_out_loss": round(answer_loss(model, tokenizer, pairs, device), 4),
+                }
+            )
             print(f"{step}/{steps} {curve[-1]} {tokens / (time.time() - began):,.0f} tokens/s", flush=True)
     seconds = time.time() - began
     model.to(torch.bfloat16)

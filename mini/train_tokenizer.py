@@ -37,7 +37,7 @@ def train() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [text for text in documents(read_terms(), random.Random(1))]
+    texts = list(documents(read_terms(), random.Random(1)))
     for mark in SPECIAL[:5]:
         texts = [text.replace(mark, "") for text in texts]
     tokenizer.train_from_iterator(texts, trainer)

@@ -10,12 +10,16 @@ from onecard.errors import InputError, MachineError, OnecardError, Refusal, near
 
 
 def test_message_has_all_four_parts_in_order() -> None:
-    error = OnecardError("no card 'rtx-3091'", where="fleet.yaml:2: card", allowed="rtx-3090", next_step="`onecard cards`")
+    error = OnecardError(
+        "no card 'rtx-3091'", where="fleet.yaml:2: card", allowed="rtx-3090", next_step="`onecard cards`"
+    )
     assert str(error) == "fleet.yaml:2: card: no card 'rtx-3091'. Allowed: rtx-3090. Next: `onecard cards`"
 
 
 def test_the_docstring_draws_every_class() -> None:
-    classes = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, OnecardError)}
+    classes = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, OnecardError)
+    }
     drawn = set(re.findall(r"^\s*(?:[|` -]*)([A-Z][A-Za-z]+)\b", errors.__doc__ or "", re.MULTILINE))
     assert classes <= drawn, classes - drawn
 

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "fastapi", "uvicorn", "matplotlib", "numpy", "ray")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "fastapi",
+    "uvicorn",
+    "matplotlib",
+    "numpy",
+    "ray",
+)
 
 
 def imported_by(arguments: list[str]) -> set[str]:
@@ -20,7 +32,9 @@ def imported_by(arguments: list[str]) -> set[str]:
         "with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
         "print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     return set(done.stdout.split())
 
 

@@ -91,4 +91,6 @@ def test_a_fleet_that_was_changed_is_kept(small: Path) -> None:
     loaded = story.prepare(small)
     assert (small / "demo.yaml").read_text() == before
     assert loaded.fleet.agents["explainer"].recipe is not None
-    assert (small / "data" / "style-train.jsonl").read_bytes() == (examples_folder() / "data" / "style-train.jsonl").read_bytes()
+    assert (small / "data" / "style-train.jsonl").read_bytes() == (
+        examples_folder() / "data" / "style-train.jsonl"
+    ).read_bytes()

@@ -52,7 +52,12 @@ def test_missing_arguments_are_wrong_use(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_reader_that_leaves_is_no_error_of_ours() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m onecard schema | head -1", shell=True, capture_output=True, text=True, cwd=ROOT, check=False
+        f"{sys.executable} -m onecard schema | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     assert done.stdout == "{\n" and "Traceback" not in done.stderr
 

@@ -55,17 +55,33 @@ def test_a_good_fleet_is_read_with_its_recipe(fleet_file) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "wanted"),
     [
-        ("quantization: int8", "quantisation: int8", ["fleet.yaml:4", "models.base.quantisation", "did you mean 'quantization'?", "context"]),
+        (
+            "quantization: int8",
+            "quantisation: int8",
+            ["fleet.yaml:4", "models.base.quantisation", "did you mean 'quantization'?", "context"],
+        ),
         ("int8", "int4", ["fleet.yaml:4: models.base.quantization", "got 'int4'", "did you mean 'int8'?", "'nf4'"]),
-        ("model: base", "model: bass", ["fleet.yaml:7: agents.synthesizer.model", "no model 'bass'", "did you mean 'base'?"]),
+        (
+            "model: base",
+            "model: bass",
+            ["fleet.yaml:7: agents.synthesizer.model", "no model 'bass'", "did you mean 'base'?"],
+        ),
         ("recipe: style-tokens", "recipe: style-token", ["fleet.yaml:9", "did you mean 'style-tokens'?", "qlora"]),
         ("synth@production", "synth", ["agents.synthesizer.adapter", "<name>@<version or alias>"]),
         ("name: newsroom", "name: newsroom\nname: again", ["fleet.yaml:2: name", "given twice"]),
         ("name: newsroom", "name: ../up", ["fleet.yaml:1: name", "../up"]),
-        ("card: rtx-3090", "card: {vram_gib: -1, bandwidth_gbs: 900}", ["fleet.yaml:2: card.vram_gib", "greater than 0", "-1"]),
+        (
+            "card: rtx-3090",
+            "card: {vram_gib: -1, bandwidth_gbs: 900}",
+            ["fleet.yaml:2: card.vram_gib", "greater than 0", "-1"],
+        ),
         ("card: rtx-3090", "card: {vram_gib: 24}", ["fleet.yaml:2", "bandwidth_gbs", "missing"]),
         ("agents:", "agents: [", ["not valid YAML", "fleet.yaml:"]),
-        ("data: rows.jsonl", "presets: {default: {temperature: 3}}", ["presets.default.temperature", "less than or equal to 2", "got 3"]),
+        (
+            "data: rows.jsonl",
+            "presets: {default: {temperature: 3}}",
+            ["presets.default.temperature", "less than or equal to 2", "got 3"],
+        ),
         ("recipe: style-tokens", "recipe: {lora: {rnk: 8}}", ["recipe.lora.rnk", "did you mean 'rank'?"]),
         ("int8}", "int8, engine: remote}", ["models.base", "remote needs a url"]),
         ("  synthesizer:", "  base:", ["agents", "bare model's name"]),
@@ -123,7 +139,11 @@ def test_known_keys_follow_unions_and_dictionaries() -> None:
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
-trees = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=120, deadline=None)

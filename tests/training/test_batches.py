@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.training.batches import LengthOrder, collate, order_within_steps
+from onecard.training.batches import PAD_TO, LengthOrder, collate, order_within_steps
 
 SIZES = {"rows": st.integers(1, 9), "accumulate": st.integers(1, 5), "seed": st.integers(0, 99)}
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
@@ -46,8 +46,10 @@ def test_epochs_differ_and_repeat_by_seed():
     assert first != list(LengthOrder(lengths, 4, 2, seed=2))
 
 
-def test_padding_is_on_the_right_unseen_and_not_learned():
+def test_padding_is_on_the_right_unseen_and_not_learned_up_to_a_multiple():
     batch = collate([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}], pad_id=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 6, 7], [8, -100, -100]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["input_ids"].tolist() == [[5, 6, 7] + [0] * 13, [8] + [0] * 15]
+    assert batch["labels"].tolist() == [[-100, 6, 7] + [-100] * 13, [8] + [-100] * 15]
+    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 13, [1] + [0] * 15]
+    exact = collate([{"input_ids": [5] * PAD_TO, "labels": [5] * PAD_TO}], pad_id=0)
+    assert exact["input_ids"].shape == (1, PAD_TO)

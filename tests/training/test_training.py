@@ -116,8 +116,14 @@ def test_a_faulty_row_stops_before_the_base_is_loaded(order, tmp_path):
     assert list((tmp_path / "adapters").iterdir()) == []
 
 
-def test_a_run_that_teaches_nothing_is_refused(order, tmp_path):
-    recipe = {"optimizer": {"learning_rate": 1e-12, "warmup_ratio": 0}}
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": {"learning_rate": 1e-12, "warmup_ratio": 0}},
+        {"optimizer": {"learning_rate": 2e-2, "warmup_ratio": 0.1}, "max_steps": 1},  # its only step warms up from zero
+    ],
+)
+def test_a_run_that_teaches_nothing_is_refused(order, tmp_path, recipe):
     with pytest.raises(NothingLearned):
         train_adapter(order(recipe=recipe), ignore)
     assert list((tmp_path / "adapters").iterdir()) == []

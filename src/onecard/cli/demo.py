@@ -6,7 +6,6 @@ telling. Ctrl-C stops at any step and leaves whole files only; running it again 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -167,13 +166,17 @@ def gate_story(loaded: LoadedFleet, agent: str, told: Told, teller: Teller) -> N
     from onecard.cli.evaluate import run_evaluation
     from onecard.errors import GateFailed
 
-    teller.step(f"Gate {agent}", "questions about terms that no training row mentions; only what passes goes into production")
+    teller.step(
+        f"Gate {agent}", "questions about terms that no training row mentions; only what passes goes into production"
+    )
     with teller.asking() as on_progress:
         done = run_evaluation(loaded, agent, promote=True, out=loaded.folder / "results", on_progress=on_progress)
     told.judged[agent] = done
     teller.judged(done)
     if not done.passed:
-        raise GateFailed(f"{agent} did not pass its suite", where=str(done.file), next_step="its report says which answers")
+        raise GateFailed(
+            f"{agent} did not pass its suite", where=str(done.file), next_step="its report says which answers"
+        )
 
 
 def serve_story(loaded: LoadedFleet, told: Told, teller: Teller) -> None:
@@ -186,7 +189,9 @@ def serve_story(loaded: LoadedFleet, told: Told, teller: Teller) -> None:
     with teller.waiting("loading") as on_progress, serve_in_background(loaded, on_progress=on_progress) as running:
         teller.serving(running)
         told.samples, told.health = asyncio.run(_ask(running.url, loaded, teller))
-        teller.step("Load", f"{CALLERS[0]} to {CALLERS[-1]} callers at once, every answer timed from its intended start")
+        teller.step(
+            "Load", f"{CALLERS[0]} to {CALLERS[-1]} callers at once, every answer timed from its intended start"
+        )
         told.load = _load(running.url, loaded, teller)
 
 
@@ -199,7 +204,9 @@ async def _ask(url: str, loaded: LoadedFleet, teller: Teller) -> tuple[list[Samp
         from onecard.wire.chat import ChatMessage, ChatRequest
 
         extra = {"preset": preset} if preset else {}
-        request = ChatRequest(model=model, messages=(ChatMessage(role="user", content=prompt),), max_tokens=220, **extra)
+        request = ChatRequest(
+            model=model, messages=(ChatMessage(role="user", content=prompt),), max_tokens=220, **extra
+        )
         got = await client.timed_chat(request)
         return SampleAnswer(
             label=label,
@@ -273,5 +280,4 @@ def report_story(loaded: LoadedFleet, told: Told, teller: Teller) -> Path:
     data = assemble([Measured(name="sweep", result=told.load)], [extras])
     with teller.waiting("drawing"):
         written = write_report(data, loaded.folder / "report.html")
-    shutil.rmtree(loaded.folder / "modelstore-runs", ignore_errors=True)
     return written.page

@@ -54,7 +54,9 @@ class Teller:
         elapsed = time.monotonic() - self._began
         self.console.print()
         self.console.rule(
-            f"[bold]{self._step}/{STEPS}  {escape(title)}[/bold]  [dim]{elapsed:.0f} s[/dim]", align="left", style="cyan"
+            f"[bold]{self._step}/{STEPS}  {escape(title)}[/bold]  [dim]{elapsed:.0f} s[/dim]",
+            align="left",
+            style="cyan",
         )
         self.console.print(f"[dim]{escape(why)}[/dim]")
 
@@ -122,7 +124,9 @@ class Teller:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
         for answer in sample.answers:
             about = f"{answer.adapter or 'no adapter'}, {answer.tokens} tokens, {answer.seconds:.2f} s"
-            table.add_column(f"[bold]{escape(answer.label)}[/bold]\n[dim]{escape(about)}[/dim]", ratio=_share(answer.tokens))
+            table.add_column(
+                f"[bold]{escape(answer.label)}[/bold]\n[dim]{escape(about)}[/dim]", ratio=_share(answer.tokens)
+            )
         table.add_row(*[Text(answer.text) for answer in sample.answers])
         self.console.print(table)
 
@@ -161,7 +165,9 @@ class Teller:
     def closing(self, fleet: Path, page: Path) -> None:
         elapsed = time.monotonic() - self._began
         self.console.print()
-        self.console.print(f"[bold green]done[/bold green] in {elapsed / 60:.1f} minutes. The report: [bold]{page}[/bold]")
+        self.console.print(
+            f"[bold green]done[/bold green] in {elapsed / 60:.1f} minutes. The report: [bold]{page}[/bold]"
+        )
         self.console.print(f"Pictures: {page.with_name(page.stem + '-plots')}{'/'}")
         self.console.print("Next, to try by hand:")
         for command in (

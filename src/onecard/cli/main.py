@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 "no", 2 wrong use or a machine that cannot, 130 interrupte
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,10 +14,6 @@ import click
 
 from onecard import __version__
 from onecard.errors import OnecardError
-
-# Threads of torch's CPU kernels that spin while they wait make two busy programs several times slower than one after the other
-# (measured: 51 s against 14 s for the same ten training steps beside a second process). Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # verb -> (module under onecard.cli, object, one line of help). The line stands here so that --help imports no verb.
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -82,7 +77,9 @@ def onecard() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; never shows a stack trace for an expected error."""
     try:
-        result = onecard.main(list(arguments) if arguments is not None else None, prog_name="onecard", standalone_mode=False)
+        result = onecard.main(
+            list(arguments) if arguments is not None else None, prog_name="onecard", standalone_mode=False
+        )
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -113,5 +113,5 @@ def sentences_of(stored: StoredVersion) -> list[str]:
         f"{stored.agent}/{stored.name}@{stored.version} is published as the candidate (digest {stored.digest[:12]}).",
         f"{run.steps} steps in {clock(run.seconds)}, {run.tokens_s:,.0f} tokens/s, loss {run.curve[0].loss:.3f} -> "
         f"{run.curve[-1].loss:.3f}, peak {memory} {run.peak_memory_bytes / GIB:.2f} GiB.",
-        "Checked: the base is untouched, every adapter weight moved, and the saved files answer like the trained model.",
+        "Checked: the base is untouched, every layer of the adapter moved, and the saved files answer like the trained model.",
     ]

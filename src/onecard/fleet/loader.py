@@ -30,7 +30,10 @@ class LoadedFleet:
 
     def resolve(self, relative: str) -> Path:
         """A path of the fleet file made absolute; `~` is expanded."""
-        return (self.folder / Path(relative).expanduser()).resolve()
+        try:
+            return (self.folder / Path(relative).expanduser()).resolve()
+        except (RuntimeError, ValueError) as error:  # ~nobody, or a NUL byte
+            raise FleetError(f"'{relative}' is not a path: {error}", where=str(self.file)) from None
 
     @property
     def store_url(self) -> str:

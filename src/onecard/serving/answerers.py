@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from onecard.engines.engine import Engine
 from onecard.errors import InputError, UnknownName, nearest
+from onecard.fleet.presets import default_preset
 from onecard.fleet.schema import Preset
 
 BASE = "base"
@@ -38,7 +39,7 @@ class Answerer:
     @property
     def default_preset(self) -> str:
         """The preset called `default`, or the first one of the fleet file."""
-        return "default" if "default" in self.presets else next(iter(self.presets))
+        return default_preset(self.presets)
 
     def preset(self, asked: str | None, field_name: str) -> tuple[str, Preset]:
         """The preset of this name, or the default one for None; InputError lists the allowed ones."""

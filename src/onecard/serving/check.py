@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onecard.errors import EngineFailed, OnecardError
+from onecard.fleet.presets import default_preset
 from onecard.wire.chat import ChatMessage, ChatRequest
 from onecard.wire.client import Client, TimedAnswer
 from onecard.wire.health import AgentHealth, Health
@@ -59,7 +60,7 @@ async def check(url: str, *, question: str = QUESTION, timeout_s: float = 120) -
 
 
 async def _probe(client: Client, agent: AgentHealth, question: str) -> Probe:
-    preset = "default" if "default" in agent.presets else agent.presets[0]
+    preset = default_preset(agent.presets)
     try:
         _demand_itself(agent, await client.chat(_request(agent, question, max_tokens=1)))
         answer = await client.timed_chat(_request(agent, question, preset=preset))

@@ -14,6 +14,10 @@ import torch
 
 from onecard.training.chat import IGNORED
 
+# A CPU's matrix library keeps compiled kernels and their scratch memory for every shape it meets: without rounding, 40 steps of rows
+# between 20 and 160 tokens grew the process from 1.0 to 1.8 GiB, with it they stay below 1.0. Cards like multiples of 16 as well.
+PAD_TO = 16
+
 
 def order_within_steps(lengths: Sequence[int], rows: int, accumulate: int, seed: int) -> list[int]:
     """Every index once, in random order; within each optimizer step of `rows` x `accumulate` sorted by length.
@@ -50,8 +54,11 @@ class LengthOrder(torch.utils.data.Sampler):  # type: ignore[misc]
 
 
 def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> dict[str, Any]:
-    """Rows of `input_ids` and `labels` as tensors [rows, longest], padded on the right; padding is neither seen nor learned."""
-    longest = max(len(row["input_ids"]) for row in rows)
+    """Rows of `input_ids` and `labels` as tensors [rows, length], padded on the right; padding is neither seen nor learned.
+
+    The length is the longest row's, rounded up to a multiple of `PAD_TO`.
+    """
+    longest = -(-max(len(row["input_ids"]) for row in rows) // PAD_TO) * PAD_TO
 
     def padded(key: str, filler: int) -> torch.Tensor:
         return torch.tensor([list(row[key]) + [filler] * (longest - len(row[key])) for row in rows], dtype=torch.long)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -142,6 +145,23 @@ def test_loading_prints_nothing(mini, capfd):
     for quantization in ("none", "int8", "nf4"):
         load(mini, quantization)
     assert capfd.readouterr() == ("", "")
+
+
+def test_importing_never_asks_the_hub_and_threads_sleep_while_they_wait(tmp_path):
+    """bitsandbytes fetches a kernel through the package `kernels` while it is imported, where it finds one."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('asked the hub')")
+    code = (
+        "import sys, os, onecard.training; assert 'torch' not in sys.modules; import peft, bitsandbytes; "
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "PASSIVE\n", "")
 
 
 def test_quiet_gives_the_verbosity_back():
