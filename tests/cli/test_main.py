@@ -65,3 +65,15 @@ def test_a_reader_that_leaves_is_no_error_of_ours() -> None:
 def test_schema_is_json_that_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert {"name", "card", "models", "agents"} <= set(json.loads(capsys.readouterr().out)["properties"])
+
+
+def test_a_library_the_plain_install_leaves_out_is_named_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
+
+    monkeypatch.setattr("onecard.fleet.loader.load_fleet", absent)
+    assert main(["serve", "fleet.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "uvicorn is not installed" in said and "onecard[local]" in said and "Traceback" not in said

@@ -32,6 +32,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "report": ("report", "report", "One self-contained HTML page from result files."),
 }
 
+# What `onecard[local]` brings and a plain install does not.
+LOCAL = {
+    "torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "safetensors", "tokenizers",
+    "fastapi", "starlette", "uvicorn", "numpy",
+}  # fmt: skip
+
 
 class Verbs(click.Group):
     """A click group whose commands are imported when they are needed."""
@@ -93,10 +99,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OnecardError as error:
         show_error(error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = missing_part(error)
+        if missing is None:
+            raise
+        show_error(missing)
+        return missing.exit_code
     except BrokenPipeError:
         # The reader of our output left (`onecard models | head`): not an error of ours.
         sys.stderr.close()
         return 0
+
+
+def missing_part(error: ModuleNotFoundError) -> OnecardError | None:
+    """The error for a library that the plain install leaves out, with the line that installs it; None for any other module."""
+    from onecard.errors import MissingPart
+
+    package = (error.name or "").partition(".")[0]
+    if package not in LOCAL:
+        return None
+    return MissingPart(
+        f"{package} is not installed: this verb loads a model in this process",
+        next_step="pip install torch==2.13.0, then pip install 'onecard[local]'",
+    )
 
 
 def show_error(error: OnecardError) -> None:
