@@ -166,3 +166,16 @@ def test_a_delivery_that_fails_does_not_stop_the_worker(worker: Worker) -> None:
     broken.answer._deliver = lambda item: 1 // 0  # type: ignore[assignment,return-value]
     assert Caller(worker, 3).outcome() == "xxx"
     worker.close()
+
+
+@pytest.mark.skipif(torch.get_num_threads() < 2, reason="needs two cores to tell")
+def test_a_worker_kept_to_one_core_leaves_the_others_theirs(model: MadeUpModel) -> None:
+    before = torch.get_num_threads()
+    kept = Worker(model, lines=1, threads=1)  # type: ignore[arg-type]
+    assert (kept.run(torch.get_num_threads).result(), torch.get_num_threads()) == (1, before)
+    kept.close()
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [before]

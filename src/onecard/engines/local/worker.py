@@ -24,9 +24,13 @@ Result = TypeVar("Result")
 
 
 class Worker:
-    """Runs until `close`. `lines` is the most requests decoded together."""
+    """Runs until `close`. `lines` is the most requests decoded together, `threads` the cores of a CPU it may use (None: all)."""
 
-    def __init__(self, model: SharedModel, lines: int) -> None:
+    def __init__(self, model: SharedModel, lines: int, threads: int | None = None) -> None:
+        self._threads = threads
+        # torch keeps one number for each thread that has asked for it, and one that later threads start with. Asking here keeps
+        # the opener's own; the other is put back when the worker ends.
+        self._threads_before = torch.get_num_threads()
         self.cache_bytes = 0
         self._model = model
         self._lines = lines
@@ -82,6 +86,8 @@ class Worker:
             self._inbox.put(item)
 
     def _work(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         while self._take_inbox():
             try:
                 self._admit()
@@ -96,6 +102,7 @@ class Worker:
             answer.fail(closed())
         self._batch.clear()
         self.cache_bytes = 0
+        torch.set_num_threads(self._threads_before)
 
     def _take_inbox(self) -> bool:
         """Takes in what came since the last step, waiting for something when there is nothing to do. False at the end."""
