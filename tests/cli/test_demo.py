@@ -50,7 +50,9 @@ def test_the_whole_story_is_told_and_left_behind(small: Path, capfd: pytest.Capt
     assert list((small / "report-plots").glob("latency.png"))
 
 
-@pytest.mark.parametrize("title", ["Plan", "Train explainer", "Train quizmaster"])
+@pytest.mark.parametrize(
+    "title", ["Plan", "Train explainer", "Train quizmaster", "Gate explainer", "Serve", "Load", "Report"]
+)
 def test_interrupted_at_a_step_it_leaves_whole_things_only(
     small: Path, title: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
