@@ -10,8 +10,10 @@ from onecard.catalog.models import find_model
 from onecard.catalog.units import GIB, KIB
 from onecard.errors import FleetError
 from onecard.fleet.schema import Fleet, ModelSpec
-from onecard.planner.memory import cache_line, serving_ledger, weight_lines
+from onecard.planner.cache import cache_line
+from onecard.planner.memory import serving_ledger
 from onecard.planner.shapes import ModelShape, shape_of_config, shape_of_model
+from onecard.planner.weights import weight_lines
 
 MakeFleet = Callable[..., Fleet]
 

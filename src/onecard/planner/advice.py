@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from onecard.fleet.schema import AgentSpec, Fleet, ModelSpec, Quantization
-from onecard.planner.memory import Shapes, form_name, form_of, is_recurrent, model_engine, serving_ledger
+from onecard.planner.cache import is_recurrent, model_engine
+from onecard.planner.memory import Shapes, serving_ledger
 from onecard.planner.shapes import ModelShape
+from onecard.planner.weights import form_name, form_of
 
 CONTEXT_CAP = 1_048_576  # a model that states no limit is not asked for more
 CONCURRENCY_CAP = 4096

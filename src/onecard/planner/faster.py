@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from onecard.fleet.schema import Fleet, Quantization
 from onecard.planner.advice import Room, with_model
+from onecard.planner.cache import is_recurrent, model_engine
 from onecard.planner.engine_facts import EngineName
-from onecard.planner.memory import is_recurrent, model_engine
 from onecard.planner.requests import Verdict, agent_speed
 from onecard.planner.speed import Seconds, SpeedFacts
 

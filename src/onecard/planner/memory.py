@@ -8,28 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onecard.catalog.quantization import component_bytes
-from onecard.catalog.units import KIB
 from onecard.errors import FleetError
 from onecard.fleet.recipe import LoraSection
 from onecard.fleet.schema import AgentSpec, Fleet, ModelSpec
 from onecard.planner import engine_facts as facts
-from onecard.planner.engine_facts import EngineName, Taken, engine_of
+from onecard.planner.cache import cache_line, is_recurrent, model_engine
+from onecard.planner.engine_facts import Taken
 from onecard.planner.ledger import Ledger, Line, Tag, ledger
-from onecard.planner.shapes import Form, ModelShape
+from onecard.planner.shapes import ModelShape
+from onecard.planner.weights import weight_lines
 
 Shapes = Mapping[str, ModelShape]
-
-PARTS = {
-    "linear": "linear layers",
-    "lm_head": "head",
-    "vision_tower": "vision tower",
-    "audio_tower": "audio tower",
-    "other_embeddings": "other embeddings",
-    "qformer": "Q-Former",
-    "router": "routers",
-    "conv": "convolutions",
-}
 
 
 def serving_ledger(fleet: Fleet, shapes: Shapes, *, on_cpu: bool = False) -> Ledger:
@@ -40,7 +29,7 @@ def serving_ledger(fleet: Fleet, shapes: Shapes, *, on_cpu: bool = False) -> Led
     lines: list[Line] = []
     for key, spec in fleet.models.items():
         shape = checked_shape(key, spec, shapes)
-        if engine_of(spec, recurrent=is_recurrent(shape)) == "remote":
+        if model_engine(spec, shape) == "remote":
             continue
         lines += weight_lines(key, spec, shape)
         lines.append(cache_line(key, spec, shape))
@@ -79,83 +68,6 @@ def checked_shape(key: str, spec: ModelSpec, shapes: Shapes) -> ModelShape:
             allowed="auto, vllm, remote",
         )
     return shape
-
-
-def is_recurrent(shape: ModelShape) -> bool:
-    """Whether layers keep a state instead of keys and values (linear attention, state space)."""
-    return shape.kv.fixed_state_bytes > 0
-
-
-def model_engine(spec: ModelSpec, shape: ModelShape) -> EngineName:
-    """What answers for this model."""
-    return engine_of(spec, recurrent=is_recurrent(shape))
-
-
-def form_of(spec: ModelSpec, shape: ModelShape) -> Form:
-    """The form the weights are really held in: `none` means what the checkpoint already is, and some layers cannot be quantized."""
-    return held_form(spec.quantization, shape)
-
-
-def held_form(asked: Form, shape: ModelShape) -> Form:
-    """What becomes of a wish: transformers leaves layers that are not plain Linears (Falcon's) in 16 bits."""
-    if asked == "none":
-        return shape.published
-    return "none" if asked in ("int8", "nf4") and not shape.quantizable else asked
-
-
-def weight_lines(key: str, spec: ModelSpec, shape: ModelShape) -> list[Line]:
-    """One line a component, as the libraries store them."""
-    form = form_of(spec, shape)
-    if spec.quantization == "none" and shape.published_bytes is not None:
-        source = f"the published checkpoint is {form} already: its size on disk"
-        return [Line(f"weights ({form})", key, shape.published_bytes, "measured", source, "weights")]
-    if form == "mxfp4":
-        return _mxfp4_lines(key, shape)
-    sizes = component_bytes(shape.layout, form, double_quantization=spec.double_quantization)
-    lines = []
-    for component, size in sizes.items():
-        part = PARTS.get(component, component)
-        quantized = form != "none" and any(s.component == component and s.quantized for s in shape.layout.linears)
-        if form in ("awq", "gptq", "fp8"):
-            quantized = component == "linear"
-        held = form_name(form, spec.double_quantization) if quantized else "16-bit"
-        lines.append(Line(f"{part} ({held})", key, size, "exact", shape.source, "weights"))
-    return lines
-
-
-def form_name(form: Form, double_quantization: bool = True) -> str:
-    """nf4 with double quantization is "nf4+DQ", 16 bits are "16-bit"."""
-    if form == "none":
-        return "16-bit"
-    return "nf4+DQ" if form == "nf4" and double_quantization else form
-
-
-def _mxfp4_lines(key: str, shape: ModelShape) -> list[Line]:
-    """Experts in 4 bits with one byte of scale per 32, the rest in 16 bits."""
-    counts = shape.layout.components
-    experts = counts.get("experts", 0)
-    rest = sum(counts.values()) - experts
-    source = f"{shape.source}; mxfp4 holds 32 weights in 17 bytes"
-    return [
-        Line("experts (mxfp4)", key, experts * 17 // 32, "exact", source, "weights"),
-        Line("everything else (16-bit)", key, rest * 2, "exact", shape.source, "weights"),
-    ]
-
-
-def cache_line(key: str, spec: ModelSpec, shape: ModelShape) -> Line:
-    """Keys and values of every caller at full context, 16 bits each."""
-    kv = shape.kv
-    if model_engine(spec, shape) == "local":
-        # Its cache keeps every position of sliding layers too, so that lines of a batch can be padded and cut.
-        size = round(spec.concurrency * spec.context * kv.bytes_per_token())
-        window = ", sliding layers kept whole" if kv.layers_sliding else ""
-    else:
-        blocks = -(-spec.context // facts.VLLM_KV_BLOCK) * facts.VLLM_KV_BLOCK
-        size = kv.bytes_for(blocks, spec.concurrency)
-        window = f", {kv.layers_sliding} layers stop at {kv.window}" if kv.layers_sliding else ""
-    each = f"{kv.bytes_per_token() / KIB:.4g} KiB x {spec.context} tokens x {spec.concurrency}"
-    image = f", image {shape.image_tokens} of them" if shape.image_tokens else ""
-    return Line("KV cache (16-bit)", key, size, "exact", each + window + image, "cache")
 
 
 def adapter_lines(key: str, fleet: Fleet, shape: ModelShape) -> list[Line]:

@@ -14,9 +14,10 @@ from onecard.catalog.units import GIB
 from onecard.errors import FleetError
 from onecard.fleet.schema import Fleet
 from onecard.planner.advice import Advice, Room, advise, largest_concurrency, largest_context, smallest_need
+from onecard.planner.cache import model_engine
 from onecard.planner.faster import Faster, faster
 from onecard.planner.ledger import Ledger
-from onecard.planner.memory import Shapes, model_engine, serving_ledger
+from onecard.planner.memory import Shapes, serving_ledger
 from onecard.planner.requests import AgentSpeed, agent_speed
 from onecard.planner.speed import SpeedFacts, cold_start, is_cpu
 from onecard.planner.training import training_ledger

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onecard.fleet.schema import Deadline, Fleet
+from onecard.planner.cache import model_engine
 from onecard.planner.ledger import Tag
-from onecard.planner.memory import Shapes, model_engine
+from onecard.planner.memory import Shapes
 from onecard.planner.speed import Answering, Seconds, SpeedFacts
 
 Verdict = Literal["meets", "misses", "unclear", "unknown"]

@@ -12,10 +12,11 @@ from onecard.catalog.cards import Card
 from onecard.catalog.quantization import component_bytes
 from onecard.fleet.schema import ModelSpec
 from onecard.planner import engine_facts as facts
+from onecard.planner.cache import model_engine
 from onecard.planner.engine_facts import EngineFacts, Range
 from onecard.planner.ledger import Tag
-from onecard.planner.memory import form_of, model_engine
 from onecard.planner.shapes import ModelShape
+from onecard.planner.weights import form_of
 
 MEASURED_RANGE = Range(0.8, 1.25)
 

@@ -12,8 +12,9 @@ from onecard.catalog.quantization import Quantization, weight_bytes
 from onecard.fleet.recipe import Recipe
 from onecard.planner import engine_facts as facts
 from onecard.planner.ledger import Ledger, Line, Tag, ledger
-from onecard.planner.memory import form_name, held_form, lora_weights
+from onecard.planner.memory import lora_weights
 from onecard.planner.shapes import Form, ModelShape
+from onecard.planner.weights import form_name, held_form
 
 TILE_TOKENS, TILE_WORDS = (
     4096,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from onecard.catalog.cards import Card
 from onecard.fleet.schema import Fleet
-from onecard.planner.memory import Shapes, form_name, form_of, model_engine
+from onecard.planner.cache import model_engine
+from onecard.planner.memory import Shapes
 from onecard.planner.speed import is_cpu
 from onecard.planner.training import base_form
+from onecard.planner.weights import form_name, form_of
 
 
 def warnings(fleet: Fleet, card: Card, shapes: Shapes) -> tuple[str, ...]:
