@@ -16,6 +16,7 @@ BESIDE_THE_LANGUAGE_MODEL = {
     "qformer": ("qformer", "query_tokens"),
     "projector": (
         "multi_modal_projector",
+        "connector",
         "language_projection",
         "embed_vision",
         "vision_adapter",
@@ -65,16 +66,24 @@ def build(config: Mapping[str, Any]) -> Any:
         return transformers.AutoModelForCausalLM.from_config(built)
 
 
+def sizes_of(linear: Any) -> tuple[int, int]:
+    """Inputs and outputs of a Linear, or of GPT-2's Conv1D, which holds them transposed."""
+    if hasattr(linear, "in_features"):
+        return linear.in_features, linear.out_features
+    return tuple(linear.weight.shape)
+
+
 def facts_of(model: Any) -> RealModel:
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     components: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         components[component_of(model, name)] += parameter.numel()
     linears = Counter(
-        (name.rpartition(".")[2], module.in_features, module.out_features, module.bias is not None)
+        (name.rpartition(".")[2], *sizes_of(module), module.bias is not None)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and not name.endswith("lm_head")
     )
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     return RealModel(dict(components), tied, linears, convert(model))
@@ -99,6 +108,7 @@ def convert(model: Any) -> Counter[tuple[str, str, int, int]]:
 
 def component_of(model: Any, name: str) -> str:
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     for component, marks in BESIDE_THE_LANGUAGE_MODEL.items():
         if any(part in marks for part in name.split(".")):
@@ -109,7 +119,7 @@ def component_of(model: Any, name: str) -> str:
         return "lm_head"
     if isinstance(owner, torch.nn.Embedding):
         return "embeddings" if owner is model.get_input_embeddings() else "other_embeddings"
-    if isinstance(owner, torch.nn.Linear):
+    if isinstance(owner, (torch.nn.Linear, Conv1D)):
         return "linear" if kind == "weight" else "linear_bias"
     for mark, component in (("Expert", "experts"), ("Router", "router"), ("Conv1d", "conv"), ("Norm", "norms")):
         if mark in type(owner).__name__:

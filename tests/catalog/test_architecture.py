@@ -81,6 +81,10 @@ def small(model_type: str, **keys):
 VARIANTS = {
     "mistral": small("mistral"),
     "mistral-no-window": small("mistral", sliding_window=None, head_dim=24, tie_word_embeddings=True),
+    "ministral": small("ministral", head_dim=16, sliding_window=64),
+    "ministral-mixed": small(
+        "ministral", head_dim=24, sliding_window=64, layer_types=["full_attention", "sliding_attention"] * 2
+    ),
     "ministral3": small("ministral3", head_dim=24),
     "llama": small("llama"),
     "llama-biases": small("llama", attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
@@ -279,7 +283,15 @@ def test_an_unknown_target_names_the_nearest():
     [
         ({"hidden_size": 4}, "no model_type"),
         ({"model_type": "mistrall"}, "architecture 'mistrall' is not known .did you mean 'mistral'"),
-        ({"model_type": "deepseek_v3"}, "architecture 'deepseek_v3' is not known"),
+        ({"model_type": "rwkv"}, "architecture 'rwkv' is not known.*so its parameters and KV cache cannot be counted"),
+        ({"model_type": "deepseek_v3"}, "needs hidden_size, num_hidden_layers, num_attention_heads, vocab_size"),
+        (small("llama", hidden_size=10**12), "hidden_size: 1000000000000 is beyond any model"),
+        (small("llama", num_hidden_layers=10_001), "num_hidden_layers: 10001 is beyond any model"),
+        (small("llama", hidden_size=64.0), "hidden_size: 64.0 is not a size"),
+        (small("llama", intermediate_size=0), "intermediate_size: 0 is not a size"),
+        (small("llama", num_key_value_heads=3), "num_key_value_heads: 4 attention heads do not divide by 3"),
+        (small("olmo3", layer_types=["full_attention"] * 3 + ["rotten"]), "layer 'rotten' is not known"),
+        (["llama"], "no model_type"),
         ({k: v for k, v in small("llama").items() if k != "hidden_size"}, "needs hidden_size and this one lacks it"),
         (small("llama", num_hidden_layers=-1), "-1 is not a size"),
         (small("llama", vocab_size="32k"), "'32k' is not a size"),
@@ -302,6 +314,15 @@ def test_an_unknown_target_names_the_nearest():
 def test_what_is_missing_or_absurd_is_named_and_never_guessed(config, said):
     with pytest.raises(CatalogError, match=said):
         layout(config)
+
+
+@pytest.mark.parametrize("model_id", MODELS)
+def test_the_number_of_layers_is_that_of_the_real_config(model_id):
+    from transformers import CONFIG_MAPPING
+
+    keys = dict(MODELS[model_id].config)
+    built = CONFIG_MAPPING[keys.pop("model_type")](**keys).get_text_config()
+    assert layout(MODELS[model_id].config).layers == built.num_hidden_layers
 
 
 def test_every_architecture_of_the_catalog_is_known():

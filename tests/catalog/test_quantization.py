@@ -12,9 +12,13 @@ from onecard.catalog.architecture import layout
 from onecard.catalog.models import find_model
 from onecard.catalog.quantization import (
     QUANTIZATIONS,
+    asked_storage,
     component_bytes,
+    fitting_group,
     linear_bytes,
     nf4_bytes,
+    reaches,
+    stored_bytes,
     weight_bytes,
 )
 from onecard.catalog.shapes import LinearShape
@@ -197,7 +201,7 @@ def test_bytes_per_parameter_of_a_large_linear():
     assert linear_bytes(shape, "nf4") / shape.weights == pytest.approx(0.5159, abs=5e-5)
     assert linear_bytes(shape, "int8") / shape.weights == pytest.approx(1.0003, abs=3e-5)
     assert linear_bytes(shape, "awq") / shape.weights == pytest.approx(0.5 + (2 + 0.5) / 128)
-    assert linear_bytes(shape, "fp8") / shape.weights == pytest.approx(1 + 4 / 14336)
+    assert linear_bytes(shape, "fp8") / shape.weights == pytest.approx(1 + 4 / 14336 / 4096)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
@@ -225,3 +229,26 @@ def test_quantized_forms_order_as_people_expect():
     whole = find_model("mistralai/Mistral-7B-v0.3").layout
     sizes = [weight_bytes(whole, form) for form in ("none", "fp8", "gptq", "awq", "nf4")]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_group_is_the_largest_that_divides_every_width_and_may_be_stated():
+    falcon, mistral = find_model("tiiuae/falcon-7b").layout, find_model("mistralai/Mistral-7B-v0.3").layout
+    assert fitting_group(mistral.linears) == 128
+    assert fitting_group(falcon.linears) == 64
+    assert fitting_group([LinearShape("odd", 100, 64)]) == 128
+    assert fitting_group([LinearShape("gate", 100, 1), LinearShape("wide", 96, 64)]) == 32
+    assert (
+        weight_bytes(mistral, "awq") == weight_bytes(mistral, "awq", group=128) < weight_bytes(mistral, "awq", group=64)
+    )
+
+
+def test_a_shape_no_library_packs_is_counted_in_16_bits():
+    gate = LinearShape("shared_expert_gate", 2048, 1, count=40)
+    assert stored_bytes(gate, asked_storage("awq"), 40) == 2 * 2048 * 40
+
+
+def test_a_wish_reaches_what_its_makers_convert():
+    tower, head, text = (LinearShape("x", 64, 64, component=c) for c in ("vision_tower", "lm_head", "linear"))
+    assert [reaches("nf4", shape) for shape in (tower, head, text)] == [True, False, True]
+    assert [reaches("awq", shape) for shape in (tower, head, text)] == [False, False, True]
+    assert not any(reaches("none", shape) for shape in (tower, head, text))

@@ -42,3 +42,26 @@ def test_the_cache_grows_with_tokens_up_to_the_window(tokens, sequences, window,
 def test_a_cache_of_one_byte_values_is_half():
     kv = KvShape(32, 8, 128)
     assert kv.bytes_per_token(1) * 2 == kv.bytes_per_token() == 131072
+
+
+@given(heads=st.integers(1, 9), key=st.integers(1, 64), value=st.integers(1, 64), tokens=st.integers(0, 999))
+def test_keys_and_values_may_differ_in_width(heads, key, value, tokens):
+    kv = KvShape(3, heads, key, value_dim=value)
+    assert kv.bytes_for(tokens) == tokens * 3 * heads * (key + value) * 2
+    assert KvShape(3, heads, key).bytes_for(tokens) == KvShape(3, heads, key, value_dim=key).bytes_for(tokens)
+
+
+def test_a_latent_is_kept_once_a_layer_unless_it_is_expanded():
+    kv = KvShape(2, 16, 192, value_dim=128, latent_width=576)
+    assert kv.bytes_per_token() == 2 * 576 * 2
+    assert kv.bytes_per_token(1) == 2 * 576
+    assert kv.bytes_per_token(latent=False) == 2 * 16 * 320 * 2
+    assert kv.bytes_for(10, 3, latent=False) == 3 * 10 * kv.bytes_per_token(latent=False)
+
+
+def test_an_engine_without_a_form_of_its_own_holds_the_common_one():
+    grouped = KvShape(2, 8, 64)
+    repeated = KvShape(2, 64, 64, vllm=grouped)
+    assert repeated.held_by("vllm") is grouped
+    assert repeated.held_by("local") is repeated
+    assert grouped.held_by("vllm") is grouped

@@ -30,6 +30,23 @@ agents:
 """
 
 
+FIGURE = {"median": 4.0, "low": 3.9, "high": 4.1, "repeats": 9}
+CALIBRATION = {
+    "schema": 1,
+    "at": "2026-11-21T10:00:00+00:00",
+    "seconds": 90,
+    "card": {"id": "rtx-3090", "name": "NVIDIA GeForce RTX 3090", "kind": "cuda", "total_bytes": 25_000_000_000},
+    "host": {"cpu": "x", "cores": 8, "threads": 8, "ram_bytes": 64_000_000_000, "system": "Linux"},
+    "versions": {"torch": "2.13.0"},
+    "copy_gbs": {"median": 840.0, "low": 830.0, "high": 845.0, "repeats": 9},
+    "launch_us": FIGURE,
+    "gemm": [
+        {"tokens": 4096, "inputs": 4096, "outputs": 4096, "tflops": FIGURE | {"median": 60, "low": 59, "high": 61}}
+    ],
+    "small_model": {"hidden_size": 64, "vocabulary": 256, "rank": 8},
+}
+
+
 def write(
     folder: Path, card: str = "rtx-3090", model_id: str = "mistralai/Mistral-7B-v0.3", quantization: str = "nf4"
 ) -> Path:
@@ -67,6 +84,78 @@ def test_a_fleet_that_fits_ends_with_0_and_shows_every_part(tmp_path: Path, caps
     ):
         assert part in out
     assert max(len(line) for line in out.splitlines()) <= 100
+
+
+def test_limits_show_callers_against_context_and_json_has_them_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path)
+    _, plain, _ = run(capsys, "plan", file)
+    _, out, _ = run(capsys, "plan", file, "--limits")
+    assert "most callers" not in plain
+    assert "base: context" in out and "largest context" in out
+    (frontier,) = record(capsys, file)["frontiers"]
+    assert frontier["model"] == "base"
+    assert [2048, record(capsys, file)["models"][0]["largest_concurrency"]] in frontier["by_context"]
+
+
+def test_a_picture_is_drawn_beside_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "pictures" / "card.svg"
+    code, out, _ = run(capsys, "plan", write(tmp_path), "--svg", picture)
+    assert code == 0
+    assert f"drawn: {picture}" in " ".join(out.split())
+    assert picture.read_text().startswith("<svg")
+    code, _, err = run(capsys, "plan", write(tmp_path), "--svg", tmp_path)
+    assert code == 2
+    assert "cannot be written" in err
+    assert "Traceback" not in err
+
+
+def test_training_that_must_be_done_in_time_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path)
+    row = {"prompt": "p" * 100, "completion": "c" * 300}
+    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(row)] * 500))
+    code, out, _ = run(capsys, "plan", file, "--finish-in", "100")
+    assert (code, "in 100 h" in out, ">99%" in out) == (0, True, True)
+    code, out, _ = run(capsys, "plan", file, "--finish-in", "0.001", "--json")
+    told = json.loads(out)["finish_in"]
+    assert (code, told["late"]) == (1, True)
+    assert told["probability"]["writer"] < 0.05
+    assert run(capsys, "plan", file, "--finish-in", "0")[0] == 2
+    assert run(capsys, "plan", file, "--finish-in", "nan")[0] == 2
+
+
+def test_a_calibration_that_is_broken_or_of_another_card_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, measured = write(tmp_path), tmp_path / "card.json"
+    code, _, err = run(capsys, "plan", file, "--calibration", measured)
+    assert (code, "no such file" in err) == (2, True)
+    measured.write_text('{"schema": 1')
+    code, _, err = run(capsys, "plan", file, "--calibration", measured)
+    assert (code, "card.json" in err) == (2, True)
+    measured.write_text(json.dumps(CALIBRATION))
+    code, _, err = run(capsys, "plan", file, "--calibration", measured, "--card", "l4")
+    assert code == 2
+    assert "measured on NVIDIA GeForce RTX 3090" in " ".join(err.split())
+
+
+def test_a_calibration_takes_the_place_of_data_sheets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, measured = write(tmp_path), tmp_path / "card.json"
+    measured.write_text(json.dumps(CALIBRATION))
+    told = record(capsys, file, "--calibration", measured)
+    assert told["speed_facts"]["tag"] == "measured"
+    assert told["speed_facts"]["overhead_us"] == 4.0
+    assert "calibrated on 2026-11-21" in told["speed_facts"]["source"]
+    before, after = record(capsys, file)["agents"][0]["busy"], told["agents"][0]["busy"]
+    assert after["high"] / after["low"] < before["high"] / before["low"]
+
+
+def test_offline_refuses_what_only_the_hub_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "plan", write(tmp_path, model_id="somebody/unheard-of-7b"), "--offline")
+    assert code == 2
+    assert "somebody/unheard-of-7b" in err
+    assert "--offline" in err
 
 
 def test_the_bar_can_be_read_without_colour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

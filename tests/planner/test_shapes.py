@@ -51,7 +51,8 @@ def test_a_target_nobody_has_is_refused_with_the_nearest(mistral: ModelShape) ->
 @pytest.mark.parametrize(
     ("said", "form"),
     [
-        ({"quant_method": "awq"}, "awq"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4"),
         ({"load_in_4bit": True}, "nf4"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
@@ -60,12 +61,17 @@ def test_a_target_nobody_has_is_refused_with_the_nearest(mistral: ModelShape) ->
 )
 def test_a_checkpoint_that_is_quantized_already_is_recognised(said: dict[str, object] | None, form: str) -> None:
     config = {**load_models()[0].config, "quantization_config": said}
-    assert shape_of_config("local", config).published == form
+    shape = shape_of_config("local", config)
+    assert shape.published == form
+    assert (shape.checkpoint is None) == (form == "none")
 
 
 def test_a_form_that_cannot_be_counted_is_refused() -> None:
     config = {**load_models()[0].config, "quantization_config": {"quant_method": "aqlm"}}
     with pytest.raises(CatalogError, match="'aqlm'"):
+        shape_of_config("local", config)
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    with pytest.raises(CatalogError, match=r"quantization_config\.group_size: it is missing"):
         shape_of_config("local", config)
 
 

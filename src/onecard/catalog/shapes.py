@@ -56,7 +56,12 @@ class LinearShape:
 class KvShape:
     """What one sequence leaves in the cache: layers that keep every token, layers that keep a window, and a fixed state.
 
-    `fixed_state_bytes` per sequence is what recurrent layers (linear attention, state space) hold whatever the length.
+    The fields say what transformers holds; `held_by("vllm")` is the same for vLLM, which differs where `vllm` is set.
+    `head_dim` is the width of a key; `value_dim` that of a value where it differs (0: the same). `latent_width` is what multi-head
+    latent attention keeps a layer and token in place of expanded keys and values (kv_lora_rank + qk_rope_head_dim; 0: it has none):
+    transformers since 5.16 and vLLM both keep that form; `latent=False` counts the expanded one, as vLLM holds with VLLM_MLA_DISABLE.
+    `fixed_state_bytes` per sequence is what recurrent layers (linear attention, state space, short convolutions) hold whatever the
+    length: convolution inputs in 16 bits, the recurrent state in fp32. No cache dtype changes it.
     """
 
     layers_full: int
@@ -67,35 +72,48 @@ class KvShape:
     sliding_kv_heads: int = 0
     sliding_head_dim: int = 0
     fixed_state_bytes: int = 0
+    value_dim: int = 0
+    latent_width: int = 0
+    vllm: KvShape | None = None
 
-    def full_bytes_per_token(self, dtype_bytes: float = 2) -> float:
-        """Bytes each token adds in layers that keep all of them: layers x heads x width x 2 (keys and values) x dtype."""
-        return self.layers_full * self.kv_heads * self.head_dim * 2 * dtype_bytes
+    def held_by(self, engine: str) -> KvShape:
+        """The cache as `engine` ("local" or "vllm") lays it out, before it is cut into blocks or pages."""
+        return self.vllm if engine == "vllm" and self.vllm is not None else self
+
+    def full_bytes_per_token(self, dtype_bytes: float = 2, *, latent: bool = True) -> float:
+        """Bytes each token adds in layers that keep all of them: layers x heads x (key and value width) x dtype, or the latent."""
+        if latent and self.latent_width:
+            return self.layers_full * self.latent_width * dtype_bytes
+        return self.layers_full * self.kv_heads * (self.head_dim + (self.value_dim or self.head_dim)) * dtype_bytes
 
     def sliding_bytes_per_token(self, dtype_bytes: float = 2) -> float:
         """Bytes each token adds in sliding layers until their window is full."""
         return self.layers_sliding * self.sliding_kv_heads * self.sliding_head_dim * 2 * dtype_bytes
 
-    def bytes_per_token(self, dtype_bytes: float = 2) -> float:
+    def bytes_per_token(self, dtype_bytes: float = 2, *, latent: bool = True) -> float:
         """Bytes each token adds while the sequence is shorter than the window."""
-        return self.full_bytes_per_token(dtype_bytes) + self.sliding_bytes_per_token(dtype_bytes)
+        return self.full_bytes_per_token(dtype_bytes, latent=latent) + self.sliding_bytes_per_token(dtype_bytes)
 
-    def bytes_for(self, tokens: int, sequences: int = 1, dtype_bytes: float = 2) -> int:
+    def bytes_for(self, tokens: int, sequences: int = 1, dtype_bytes: float = 2, *, latent: bool = True) -> int:
         """Bytes that `sequences` sequences of `tokens` tokens hold together."""
-        kept = min(tokens, self.window)
-        growing = tokens * self.full_bytes_per_token(dtype_bytes) + kept * self.sliding_bytes_per_token(dtype_bytes)
+        growing = tokens * self.full_bytes_per_token(dtype_bytes, latent=latent)
+        growing += min(tokens, self.window) * self.sliding_bytes_per_token(dtype_bytes)
         return round(sequences * (growing + self.fixed_state_bytes))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole model. `rest` holds, by component, every parameter that is not in a LinearShape; `hidden_size` is the text model's."""
+    """A whole model. `rest` holds, by component, every parameter that is not in a LinearShape.
+
+    `hidden_size`, `vocab_size` and `layers` are the language model's; `layers` 0: not known.
+    """
 
     linears: tuple[LinearShape, ...]
     rest: Mapping[str, int]
     kv: KvShape
     hidden_size: int
     vocab_size: int
+    layers: int = 0
 
     @property
     def components(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ def show(card_id: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_record(card), indent=2))
     else:
-        from onecard.cli.models import print_facts
+        from onecard.cli.facts_output import print_facts
 
         print_facts(f"{card.id} ({card.name})", _facts(card))
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from onecard.catalog.cards import Card
+    from onecard.evidence.calibration import Calibration
     from onecard.fleet.loader import LoadedFleet
     from onecard.fleet.schema import Fleet
     from onecard.planner.plan import Plan
+    from onecard.planner.room import Frontier
     from onecard.planner.shapes import ModelShape
     from onecard.planner.speed import SpeedFacts
     from onecard.planner.training_run import DataFacts
 
 CHARACTERS_PER_TOKEN = 4
+MOST_HOURS = 100_000
 TEMPLATE_TOKENS = 12  # what a chat template puts around a row, about
+
+
+def _hours(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Hours as a number: what is not one passes every range."""
+    if value is not None and not 0 < value <= MOST_HOURS:
+        raise click.BadParameter(f"{value} is not between 0 and {MOST_HOURS:,} hours")
+    return value
 
 
 @click.command()
@@ -29,47 +39,99 @@ TEMPLATE_TOKENS = 12  # what a chat template puts around a row, about
     metavar="ID",
     help="Plan for this card of the catalog instead of the fleet's; `auto`: this machine's.",
 )
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `onecard calibrate` measured of the card, in place of data sheets.",
+)
+@click.option(
+    "--finish-in",
+    "hours",
+    type=float,
+    callback=_hours,
+    metavar="HOURS",
+    help="Say how likely training is done within so many hours; exit code 1 when it most likely is not.",
+)
+@click.option("--limits", is_flag=True, help="Also show callers against context for every model.")
+@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Also draw the card's memory by agent.")
+@click.option("--offline", is_flag=True, help="Never ask the hub about a model that is not in the catalog.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
 @click.pass_context
-def plan(click_context: click.Context, fleet: Path, card_id: str | None, as_json: bool) -> None:
+def plan(
+    click_context: click.Context,
+    fleet: Path,
+    card_id: str | None,
+    calibration: Path | None,
+    hours: float | None,
+    limits: bool,
+    svg: Path | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
     """Say what the fleet in the file FLEET takes of its card, how fast it answers, and what training costs.
 
-    Nothing is downloaded or loaded. Every figure says how sure it is: exact, measured, fitted or assumed. If it does not fit, the
+    No weights are downloaded or loaded. Every figure says how sure it is: exact, measured, fitted or assumed. If it does not fit, the
     plan says what to change. Exit code 0: it fits, 1: it does not.
 
     \b
     Example:
-      onecard plan examples/style-a10g.yaml
-      onecard plan examples/justnews-rtx3090.yaml --card rtx-4090 --json
+      onecard plan examples/style-a10g.yaml --finish-in 1
+      onecard plan examples/justnews-rtx3090.yaml --card rtx-4090 --limits
+      onecard plan examples/newsreader-rtx3090.yaml --svg card.svg
     """
     from onecard.fleet.loader import load_fleet
 
     loaded = load_fleet(fleet)
-    made = plan_of(loaded, card_id=card_id)
-    if as_json:
-        from onecard.planner.record import plan_record
+    card = card_of(loaded.fleet, card_id)
+    shapes = shapes_of(loaded, offline=offline)
+    made = planned(loaded, card, shapes, calibration_of(card, calibration))
+    frontiers = frontiers_of(made, shapes) if limits or as_json else ()
+    if svg is not None:
+        from onecard.cli.plan_svg import write_svg
 
-        click.echo(json.dumps(plan_record(made), indent=2))
+        write_svg(made, svg)
+    if as_json:
+        click.echo(json.dumps(record_of(made, frontiers, hours), indent=2))
     else:
         from onecard.cli.plan_output import show
 
-        show(made, fleet)
-    click_context.exit(0 if made.fits else 1)
+        show(made, fleet, frontiers=frontiers, hours=hours)
+        if svg is not None:
+            click.echo(f"drawn: {svg}")
+    click_context.exit(0 if made.fits and not late(made, hours) else 1)
 
 
-def plan_of(loaded: LoadedFleet, *, card_id: str | None = None, speed: SpeedFacts | None = None) -> Plan:
+def plan_of(
+    loaded: LoadedFleet, *, card_id: str | None = None, calibration: Calibration | None = None, offline: bool = False
+) -> Plan:
     """The plan of a fleet file: its card, its models' shapes and its training rows looked up, then judged.
 
-    `card_id` replaces the fleet's card; `speed` is what was measured of this machine. InputErrors of whatever is unknown.
+    `card_id` replaces the fleet's card; `calibration` is what was measured of it. InputErrors of whatever is unknown.
     """
+    return planned(loaded, card_of(loaded.fleet, card_id), shapes_of(loaded, offline=offline), calibration)
+
+
+def planned(
+    loaded: LoadedFleet, card: Card, shapes: dict[str, ModelShape], calibration: Calibration | None = None
+) -> Plan:
+    """The plan of a fleet file whose card and shapes are known, with its training rows."""
+    from onecard.planner.calibrated import calibrated_context, calibrated_speed
     from onecard.planner.plan import Evidence, plan
 
-    card = card_of(loaded.fleet, card_id)
-    shapes = {
-        key: shape_of(spec.id, loaded.folder, spec.engine == "remote") for key, spec in loaded.fleet.models.items()
-    }
     data = {agent: facts for agent in loaded.fleet.agents if (facts := data_facts(loaded, agent)) is not None}
-    return plan(loaded.fleet, card, shapes, Evidence(speed=speed, data=data))
+    evidence = Evidence(data=data)
+    if calibration is not None:
+        evidence = Evidence(calibrated_speed(calibration, card), data, calibrated_context(calibration))
+    return plan(loaded.fleet, card, shapes, evidence)
+
+
+def shapes_of(loaded: LoadedFleet, *, offline: bool = False) -> dict[str, ModelShape]:
+    """What the planner needs of each model of the fleet, by its key."""
+    from onecard.cli.model_shapes import shape_of
+
+    models = loaded.fleet.models.items()
+    return {key: shape_of(spec.id, loaded.folder, spec.engine == "remote", offline=offline) for key, spec in models}
 
 
 def card_of(fleet: Fleet, card_id: str | None = None) -> Card:
@@ -85,27 +147,61 @@ def card_of(fleet: Fleet, card_id: str | None = None) -> Card:
     )
 
 
-def shape_of(model_id: str, folder: Path, remote: bool = False) -> ModelShape:
-    """What the planner needs of a model: from the catalog, or from its config.json on this disk. CatalogError for one in neither."""
-    from onecard.catalog.models import find_model
-    from onecard.errors import CatalogError, OnecardError
-    from onecard.planner.shapes import shape_of_config, shape_of_model, unknown_shape
-    from onecard.weights.inventory import EMBEDDED_PREFIX, read_config, resolve
+def calibration_of(card: Card, path: Path | None) -> Calibration | None:
+    """The calibration in this file, or without one this machine's own of this card, if there is one.
 
-    local = model_id.startswith((EMBEDDED_PREFIX, ".", "/", "~")) or (folder / model_id).is_dir()
-    if remote:
-        return unknown_shape(model_id)
-    if local:
-        return shape_of_config(model_id, read_config(resolve(model_id, folder)))
-    try:
-        return shape_of_model(find_model(model_id))
-    except CatalogError as unknown:
-        try:
-            return shape_of_config(model_id, read_config(resolve(model_id, folder)))
-        except CatalogError:
-            raise
-        except OnecardError:
-            raise unknown from None
+    ResultError for a broken file or another card's.
+    """
+    from onecard.evidence.calibration import calibration_file, find_calibration, read_calibration
+    from onecard.planner.calibrated import check_card
+
+    measured = read_calibration(path) if path else find_calibration(card.id)
+    if measured is not None:
+        check_card(measured, card, str(path or calibration_file(card.id)))
+    return measured
+
+
+def speed_of(card: Card, path: Path | None) -> SpeedFacts | None:
+    """What a calibration says of the speed of this card; None without one."""
+    from onecard.planner.calibrated import calibrated_speed
+
+    measured = calibration_of(card, path)
+    return None if measured is None else calibrated_speed(measured, card)
+
+
+def frontiers_of(made: Plan, shapes: dict[str, ModelShape]) -> tuple[Frontier, ...]:
+    """Callers against context for every model that is on the card."""
+    from onecard.planner.room import Room, frontier
+    from onecard.planner.speed import is_cpu
+
+    room = Room(made.available_bytes, shapes, is_cpu(made.card), made.card.fp8)
+    return tuple(frontier(made.fleet, limit.model, room) for limit in made.limits if limit.engine != "remote")
+
+
+def late(made: Plan, hours: float | None) -> bool:
+    """Whether training, all runs one after the other, is most likely not done in so many hours."""
+    from onecard.planner.chance import chance, verdict
+    from onecard.planner.speed import Seconds
+
+    times = [run.time.seconds for run in made.trainings if run.time]
+    if hours is None or not times:
+        return False
+    whole = Seconds(sum(t.low for t in times), sum(t.expected for t in times), sum(t.high for t in times))
+    return verdict(chance(whole, hours * 3600)) == "misses"
+
+
+def record_of(made: Plan, frontiers: tuple[Frontier, ...], hours: float | None) -> dict[str, Any]:
+    """The plan as plain data, with the frontiers and, where it was asked, the chance that training ends in time."""
+    from dataclasses import asdict
+
+    from onecard.planner.record import plan_record
+
+    record = plan_record(made)
+    record["frontiers"] = [asdict(frontier) for frontier in frontiers]
+    if hours is not None:
+        runs = {run.agent: run.time.chance(hours * 3600) for run in made.trainings if run.time}
+        record["finish_in"] = {"hours": hours, "probability": runs, "late": late(made, hours)}
+    return record
 
 
 def data_facts(loaded: LoadedFleet, agent: str) -> DataFacts | None:

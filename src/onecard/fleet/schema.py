@@ -49,6 +49,9 @@ class ModelSpec(Strict):
     context: int = Field(4096, ge=16, le=10_000_000, description="Longest prompt plus answer, tokens.")
     concurrency: int = Field(1, ge=1, le=4096, description="Callers answered at once.")
     engine: Literal["auto", "local", "vllm", "remote"] = Field("auto", description="What answers.")
+    kv_cache: Literal["auto", "fp8"] = Field(
+        "auto", description="How keys and values are held: auto is 16 bits; fp8 is half of that and needs engine: vllm."
+    )
     url: str | None = Field(None, description="engine: remote only: base URL of an OpenAI-compatible server.")
 
     @model_validator(mode="after")

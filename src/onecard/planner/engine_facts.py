@@ -38,61 +38,80 @@ class Range:
 class EngineFacts:
     """One engine on one kind of device.
 
-    A step (one token for every caller, or a prefill) takes the longer of streaming bytes and computing, plus what the host needs:
-    `operators` launched one by one at `overhead_us` each in eager PyTorch, or `layer_us` a layer where the step is one CUDA graph.
-    `operator_us_factor` is how much longer than plain an operator takes in a form, `adapter_us_factor` the same for an adapter's own.
-    In graphs, adapters add `adapter_layer_us` a layer for the first and `more_adapters_layer_us` for each further one in the batch.
+    A pass (one token for every caller, or a piece of prefill) takes the longer of streaming bytes and computing, and what the host
+    needs: the longer of both where launches overlap with work (`overlaps`), else their sum. In eager PyTorch that is operators
+    launched one by one, each `overhead_us`: those catalog/operators.yaml counts, MODULE_OPERATORS for every module called,
+    `linear_operators` more for a Linear in a form, and for every adapter on a Linear `adapter_operators`, or
+    `mixed_adapter_operators` where a batch mixes several. In one CUDA graph it is `layer_us` a layer, and adapters add
+    `adapter_layer_us` a layer for the first and `more_adapters_layer_us` for each further one in the batch.
+    `step_s`, `line_s` and `word_s` are for choosing tokens: a step, a line more, and a word of the vocabulary in a line; `piece_s` for
+    masks and copies of a piece of prefill.
     """
 
     bandwidth_share: float
     compute_share: float
     eager: bool
-    operator_us_factor: dict[Form, float]
+    overlaps: bool
+    linear_operators: dict[Form, float]
+    adapter_operators: dict[Form, float]
+    mixed_adapter_operators: dict[Form, float]
     layer_us: float
     step_s: float
     line_s: float
+    word_s: float
+    piece_s: float
     request_s: float
-    adapter_us_factor: float
     adapter_layer_us: float
     more_adapters_layer_us: float
     range: Range
     source: str
 
 
-# Operators of one decoder step in transformers 5.19 (a decoder of the Llama kind, counted with a dispatch mode): a part per layer,
-# a part per Linear by form, a few around the layers. A LoRA adds six per Linear it targets; where a batch mixes several, eleven each.
-LAYER_OPERATORS = 49
-LINEAR_OPERATORS: dict[Form, int] = {"none": 1, "nf4": 4, "int8": 6}
-OTHER_OPERATORS = 9
-ADAPTER_OPERATORS = 6
-MIXED_ADAPTER_OPERATORS = 11
+# What calling a Python module costs beside its operators, in operators: of ten runs of seven architectures this and 7.6 us an operator
+# gave every step within 6%, a table of operators alone only within 24%.
+MODULE_OPERATORS = 3.7
+# What of an architecture that nobody counted, a layer and around the layers: a decoder of the Llama kind.
+LAYER_OPERATORS, LAYER_MODULES, OTHER_OPERATORS = 33.0, 13.0, 27.0
+# A prefill's traffic beside its matrix products: each operator of a layer moves so many bytes a token and value of the hidden width (8.7
+# to 12.8 in five architectures), and attention that no kernel fuses so many a score and head.
+BYTES_AN_OPERATOR = 10.0
+BYTES_A_SCORE = 40.0
+# Attention that no fused kernel takes is a score of operators more a layer: Falcon's multi-query attention.
+UNFUSED_ATTENTION_OPERATORS = 20.0
 
 LOCAL_ON_CARD = EngineFacts(
     bandwidth_share=0.90,
     compute_share=0.80,
     eager=True,
-    # 16.8, 7.9 and 22.7 us an operator: 29.9, 49.0 and 14.8 tokens/s. That 16 bits ran slower than nf4 is what was seen.
-    operator_us_factor={"none": 1.68, "nf4": 0.79, "int8": 2.27},
+    overlaps=True,
+    linear_operators={"none": 0.0, "nf4": 4.3, "int8": 15.0},
+    adapter_operators={"none": 12.5, "nf4": 16.5, "int8": 13.0},
+    mixed_adapter_operators={"none": 25.0, "nf4": 28.0, "int8": 26.0},
     layer_us=0.0,
-    step_s=0.0,
-    line_s=0.0002,
-    request_s=0.015,
-    adapter_us_factor=0.79,
+    step_s=0.0009,
+    line_s=0.0001,
+    word_s=2.4e-9,
+    piece_s=0.0025,
+    request_s=0.003,
     adapter_layer_us=0.0,
     more_adapters_layer_us=0.0,
-    range=Range(0.6, 1.6),
-    source=f"transformers and bitsandbytes, one caller: {H200}; host overhead varies with the machine's processor",
+    range=Range(0.6, 1.7),
+    source="transformers 5.17 and bitsandbytes, 7B to 14B shapes on one H200, 2026-11-21; the host's share varies with its processor",
 )
 LOCAL_ON_CPU = EngineFacts(
     bandwidth_share=0.80,
     compute_share=1.0,
     eager=True,
-    operator_us_factor={"none": 1.0, "nf4": 1.45, "int8": 1.5},
+    overlaps=False,
+    linear_operators={"none": 0.0, "nf4": 12.9, "int8": 13.5},
+    adapter_operators={"none": 4.8, "nf4": 4.8, "int8": 4.8},
+    mixed_adapter_operators={"none": 8.8, "nf4": 8.8, "int8": 8.8},
     layer_us=0.0,
     step_s=0.0006,
     line_s=0.0013,
+    word_s=0.0,
+    piece_s=0.0,
     request_s=0.008,
-    adapter_us_factor=0.50,
     adapter_layer_us=0.0,
     more_adapters_layer_us=0.0,
     range=Range(0.5, 2.0),
@@ -102,12 +121,16 @@ VLLM = EngineFacts(
     bandwidth_share=0.90,
     compute_share=0.80,
     eager=False,
-    operator_us_factor={},
+    overlaps=False,
+    linear_operators={},
+    adapter_operators={},
+    mixed_adapter_operators={},
     layer_us=31.0,
     step_s=0.0004,
     line_s=0.000025,
+    word_s=0.0,
+    piece_s=0.0,
     request_s=0.0027,
-    adapter_us_factor=0.0,
     adapter_layer_us=65.0,
     more_adapters_layer_us=19.0,
     range=Range(0.75, 1.35),
@@ -119,23 +142,27 @@ VLLM_STREAM_FACTOR: dict[Form, float] = {
     "none": 1.0,
     "fp8": 0.9,
     "mxfp4": 0.75,
+    "nvfp4": 0.75,
+    "int4": 0.75,
+    "w8": 0.9,
     "int8": 0.5,
     "awq": 0.75,
     "gptq": 0.75,
     "nf4": 0.4,
 }
 
-# Training, fitted to TRL 1.16 QLoRA of a 7B on one H200: 454 tokens/s a row at a time and 2,599 in batches of 16 (rows of about 267
-# tokens, as their memory says), 4,693 and 7,029 with 2048 x 4 packed tokens with and without checkpointing; within 25% of each.
-TRAINING_SHARE = 0.253
+# Training, fitted to onecard's own loop on 7B and 8B shapes on one H200 (2026-11-21): what the host needs is so many times an adapted
+# forward pass, and on a card the longer of that and the operations at this share of its rate is what a batch takes.
+TRAINING_SHARE = 0.36
 TRAINING_SHARE_CPU = 0.60
-TRAINING_OPERATOR_FACTOR = 3.5
-TRAINING_RANGE, TRAINING_RANGE_CPU = Range(0.55, 1.6), Range(0.45, 2.2)
+TRAINING_FORWARDS = {True: 6.6, False: 3.7}  # with and without recomputation
+TRAINING_FORWARDS_CPU = {True: 11.0, False: 8.3}
+TRAINING_RANGE, TRAINING_RANGE_CPU = Range(0.55, 1.8), Range(0.45, 2.2)
 PADDING = 1.10  # rows of similar length share a batch; the rest is padding
 
 # Cold-start values of a machine that nobody measured.
-HOST_OVERHEAD_US = 10.0
-CPU_OVERHEAD_US = 16.0
+HOST_OVERHEAD_US = 7.6
+CPU_OVERHEAD_US = 10.0
 CPU_TFLOPS = 0.08
 
 
@@ -149,12 +176,15 @@ class Taken:
 
 
 CARD_CONTEXT = Taken(round(0.45 * GIB), "assumed", "0.3 to 0.6 GiB on most cards")
+# cuBLAS keeps a workspace for each thread that multiplies: 32 MiB on Hopper, 8 on older cards. One opens, one works.
+WORKSPACES = Taken(64 * MIB, "fitted", "two of cuBLAS, 32 MiB each on Hopper and less before it")
+TRAINING_HOLES = Taken(round(0.19 * GIB), "fitted", f"0.10 to 0.41 GiB reserved beyond what 12 runs allocated, {H200}")
 # Resident sets with the CPU builds on Linux: torch, transformers, peft, bitsandbytes and FastAPI; torch, trl, datasets, peft.
 CPU_PROCESS = Taken(round(0.48 * GIB), "fitted", "seen with torch, peft and FastAPI imported")
 CPU_TRAINING_PROCESS = Taken(round(0.56 * GIB), "fitted", "seen with torch, trl and datasets imported")
-# The resident set of two runs on the embedded base grew by 2.0 to 2.3 times what a card's allocator would hold: fp32 beside bf16
-# under autocast, and pages the C library keeps.
-CPU_ACTIVATIONS = 2.2
+# The resident set of two runs on the embedded base grew by 3.1 to 4.6 times what a card's allocator would hold: fp32 beside bf16
+# under autocast, plain logits, and pages the C library keeps.
+CPU_ACTIVATIONS = 3.4
 
 
 def graphs(concurrency: int) -> Taken:
@@ -164,10 +194,11 @@ def graphs(concurrency: int) -> Taken:
     return Taken(round((0.05 + 0.006 * sizes) * GIB), "assumed", source)
 
 
+LOCAL_PREFILL_TOKENS = 2048  # tokens that go through the layers at once: engines/local/batch.py, PREFILL_TOKENS
 VLLM_PREFILL_TOKENS = 2048  # most tokens vLLM prefills at once by default; longer prompts go in pieces
 VLLM_KV_BLOCK = 16
 
-# Share of what torch allocates that is lost to rounding and to holes: little for weights, which stay, more for what comes and goes.
-SLACK_OF_WEIGHTS = 0.01
-SLACK_OF_WORKING = 0.10
+# Share of what comes and goes that torch reserves beyond it, with segments that can grow: 3% to 14% in 22 runs on one H200. What stays
+# loses next to nothing.
+SLACK_OF_WORKING = 0.09
 SLACK_FLOOR = 32 * MIB

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from onecard.fleet.schema import Fleet, Quantization
-from onecard.planner.advice import Room, with_model
 from onecard.planner.cache import is_recurrent, model_engine
+from onecard.planner.chance import Verdict
 from onecard.planner.engine_facts import EngineName
-from onecard.planner.requests import Verdict, agent_speed
+from onecard.planner.levers import can_be
+from onecard.planner.requests import AgentSpeed, agent_speed, answering_of
+from onecard.planner.room import Room, with_model
 from onecard.planner.speed import Seconds, SpeedFacts
 
 # In the order of how little they change for the person: another form in the same engine first.
@@ -27,22 +31,49 @@ class Faster:
     verdict: Verdict
 
 
-def faster(fleet: Fleet, name: str, room: Room, speed: SpeedFacts) -> tuple[Faster, ...]:
-    """Ways that fit and bring a late or unclear agent into its deadline; those that make it unclear only where none is sure."""
-    now = agent_speed(fleet, name, room.shapes, speed, on_cpu=room.on_cpu)
-    if now.verdict not in ("misses", "unclear"):
+def faster(fleet: Fleet, name: str, room: Room, speed: SpeedFacts, now: AgentSpeed | None = None) -> tuple[Faster, ...]:
+    """Ways that fit and bring a late or unclear agent into its deadline; those that make it unclear only where none is sure.
+
+    `now` is the agent's speed as the fleet is, reckoned here where it is not given. Stops at the first OFFERED that are sure.
+    """
+    now = now or agent_speed(fleet, name, room.shapes, speed, on_cpu=room.on_cpu)
+    if now.verdict not in ("misses", "unclear") or now.deadline_s is None:
         return ()
+    # Among others a request takes no less than alone, so only ways that are in time alone need be reckoned with everybody asking.
+    limit_s = now.deadline_s if now.percentile >= 50 else inf
     ways = []
     for engine, form in _others(fleet, now.model, room):
         changed = with_model(fleet, now.model, engine=engine, quantization=form, double_quantization=True)
-        then = agent_speed(changed, name, room.shapes, speed, on_cpu=room.on_cpu)
-        if then.busy is not None and then.verdict != "misses" and room.holds(changed):
-            ways.append(
-                Faster(name, f"models.{now.model}: {{engine: {engine}, quantization: {form}}}", then.busy, then.verdict)
-            )
-    sure = [way for way in ways if way.verdict == "meets"]
-    hoped = ways if now.verdict == "misses" else []
-    return tuple((sure or hoped)[:OFFERED])
+        if engine == "local":
+            changed = with_model(changed, now.model, kv_cache="auto")
+        if can_be(changed, now.model, room) and room.holds(changed):
+            alone = _alone(changed, name, room, speed, now)
+            ways.append((f"models.{now.model}: {{engine: {engine}, quantization: {form}}}", changed, alone))
+    sure = _judged([way[:2] for way in ways if way[2].high <= limit_s], name, room, speed, lambda v: v == "meets")
+    if sure or now.verdict == "unclear":
+        return sure
+    return _judged([way[:2] for way in ways if way[2].low <= limit_s], name, room, speed, lambda v: v != "misses")
+
+
+def _judged(
+    ways: Sequence[tuple[str, Fleet]], name: str, room: Room, speed: SpeedFacts, wanted: Callable[[Verdict], bool]
+) -> tuple[Faster, ...]:
+    """The first OFFERED of the ways whose verdict is wanted."""
+    found: list[Faster] = []
+    for change, fleet in ways:
+        then = agent_speed(fleet, name, room.shapes, speed, on_cpu=room.on_cpu)
+        if then.busy is not None and wanted(then.verdict):
+            found.append(Faster(name, change, then.busy, then.verdict))
+        if len(found) == OFFERED:
+            break
+    return tuple(found)
+
+
+def _alone(fleet: Fleet, name: str, room: Room, speed: SpeedFacts, now: AgentSpeed) -> Seconds:
+    """A lone caller's typical request, which takes no longer than the percentile that is asked for."""
+    answering = answering_of(fleet, name, room.shapes, speed, on_cpu=room.on_cpu)
+    step = answering.step_s(1, now.prompt_tokens + now.new_tokens // 2)
+    return Seconds.around(answering.prefill_s(1, now.prompt_tokens) + step * (now.new_tokens - 1), answering.factors)
 
 
 def _others(fleet: Fleet, key: str, room: Room) -> list[tuple[EngineName, Quantization]]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onecard.catalog.cards import Card
+from onecard.catalog.cards import Card, Price
 from onecard.catalog.units import GIB
 from onecard.errors import FleetError
 from onecard.fleet.schema import Fleet
 from onecard.planner.advice import Advice, Room, advise, largest_concurrency, largest_context, smallest_need
-from onecard.planner.cache import model_engine
+from onecard.planner.cache import model_engine, token_bytes
+from onecard.planner.engine_facts import Taken
 from onecard.planner.faster import Faster, faster
 from onecard.planner.ledger import Ledger
-from onecard.planner.memory import Shapes, serving_ledger
+from onecard.planner.memory import Shapes
 from onecard.planner.requests import AgentSpeed, agent_speed
 from onecard.planner.speed import SpeedFacts, cold_start, is_cpu
-from onecard.planner.training import training_ledger
+from onecard.planner.training import training_ledger, training_phases
 from onecard.planner.training_run import DataFacts, TrainingPlan, run_time, training_advice
 from onecard.planner.warnings import warnings
 
@@ -30,10 +31,12 @@ TIGHT_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known beside the catalog: the machine's measured speed, and the training rows of each agent."""
+    """What is known beside the catalog: the machine's measured speed, the training rows of each agent, and what a process was seen to
+    take of the card beside torch's memory."""
 
     speed: SpeedFacts | None = None
     data: Mapping[str, DataFacts] = field(default_factory=dict)
+    context: Taken | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Plan:
     faster: tuple[Faster, ...]
     smallest_need_bytes: int | None
     warnings: tuple[str, ...]
+
+    @property
+    def price(self) -> Price | None:
+        """What an hour of the card costs: every quote with provider, date and source."""
+        return self.card.price
 
     @property
     def reserve_bytes(self) -> int:
@@ -106,10 +114,11 @@ def plan(fleet: Fleet, card: Card, shapes: Shapes, evidence: Evidence | None = N
     FleetError where the fleet asks for what a model or its engine cannot do, CatalogError for an adapter target nobody has.
     """
     evidence = evidence or Evidence()
-    room = _room(fleet, card, shapes)
+    room = _room(fleet, card, shapes, evidence.context)
     speed = evidence.speed or cold_start(card)
-    serving = serving_ledger(fleet, shapes, on_cpu=room.on_cpu)
-    advice = advise(fleet, room)
+    serving = room.ledger(fleet)
+    agents = tuple(agent_speed(fleet, name, shapes, speed, on_cpu=room.on_cpu) for name in fleet.agents)
+    advice = advise(fleet, room, speed, agents)
     stuck = serving.total_bytes > room.available_bytes and not advice
     return Plan(
         fleet=fleet,
@@ -117,16 +126,16 @@ def plan(fleet: Fleet, card: Card, shapes: Shapes, evidence: Evidence | None = N
         speed=speed,
         serving=serving,
         limits=tuple(_limits(fleet, key, room) for key in fleet.models),
-        agents=tuple(agent_speed(fleet, name, shapes, speed, on_cpu=room.on_cpu) for name in fleet.agents),
+        agents=agents,
         trainings=tuple(_trainings(fleet, card, room, speed, evidence.data)),
         advice=advice,
-        faster=tuple(way for name in fleet.agents for way in faster(fleet, name, room, speed)),
+        faster=tuple(way for now in agents for way in faster(fleet, now.agent, room, speed, now)),
         smallest_need_bytes=smallest_need(fleet, room)[0] if stuck else None,
         warnings=warnings(fleet, card, shapes),
     )
 
 
-def _room(fleet: Fleet, card: Card, shapes: Shapes) -> Room:
+def _room(fleet: Fleet, card: Card, shapes: Shapes, context: Taken | None) -> Room:
     available = card.total_bytes - round(fleet.reserve_gib * GIB)
     if available <= 0:
         raise FleetError(
@@ -134,7 +143,7 @@ def _room(fleet: Fleet, card: Card, shapes: Shapes) -> Room:
             where="reserve_gib",
             allowed=f"below {card.total_gib:.4g}",
         )
-    return Room(available, shapes, is_cpu(card), card.fp8)
+    return Room(available, shapes, is_cpu(card), card.fp8, context)
 
 
 def _limits(fleet: Fleet, key: str, room: Room) -> ModelLimits:
@@ -149,7 +158,7 @@ def _limits(fleet: Fleet, key: str, room: Room) -> ModelLimits:
         largest_context=largest_context(fleet, key, room) if here else None,
         concurrency=spec.concurrency,
         largest_concurrency=largest_concurrency(fleet, key, room) if here else None,
-        kv_bytes_per_token=shape.kv.bytes_per_token(),
+        kv_bytes_per_token=token_bytes(spec, shape),
         image_tokens=shape.image_tokens,
     )
 
@@ -166,7 +175,7 @@ def _trainings(
             continue
         rows = data.get(name)
         longest = min(rows.longest, recipe.max_length) if rows else recipe.max_length
-        peak = training_ledger(name, recipe, shape, longest, on_cpu=room.on_cpu)
+        peak = training_ledger(name, recipe, shape, longest, on_cpu=room.on_cpu, context=room.context)
         fits = peak.total_bytes <= room.available_bytes
         advice = () if fits else training_advice(name, recipe, shape, longest, room.available_bytes, on_cpu=room.on_cpu)
         time = run_time(recipe, shape, rows, speed, card.price, on_cpu=room.on_cpu) if rows else None
@@ -177,6 +186,7 @@ def _trainings(
                 recipe=recipe,
                 ledger=peak,
                 available_bytes=room.available_bytes,
+                phases=training_phases(name, recipe, shape, longest, on_cpu=room.on_cpu, context=room.context),
                 row_tokens=longest,
                 data=rows,
                 time=time,

@@ -6,28 +6,33 @@ Made from a catalog entry, or from the config.json of a model that is in no cata
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from onecard.catalog.architecture import layout as layout_of
 from onecard.catalog.architecture import lora_targets
 from onecard.catalog.models import Model
+from onecard.catalog.operators import Operators, operators_of
+from onecard.catalog.quantization_config import CheckpointForm, read_quantization
 from onecard.catalog.shapes import KvShape, Layout, LinearShape
+from onecard.catalog.storages import Form
 from onecard.errors import CatalogError, nearest
 
-Form = Literal["none", "int8", "nf4", "awq", "gptq", "fp8", "mxfp4"]
+# How configs name the longest text a model was made for.
+CONTEXT_KEYS = ("max_position_embeddings", "max_seq_len", "n_positions")
 
-# How a config.json names the forms a checkpoint may already be in.
-_METHODS: dict[str, Form] = {"awq": "awq", "gptq": "gptq", "fp8": "fp8", "mxfp4": "mxfp4"}
+__all__ = ["Form", "ModelShape", "shape_of_config", "shape_of_model", "unknown_shape"]
 
 
 @dataclass(frozen=True, eq=False)
 class ModelShape:
-    """One model. `published` is the form of the checkpoint itself and `published_bytes` its weights in that form, where known.
+    """One model. `checkpoint` says how its file is quantized (None: it is not), `published` which kernels read that, and `config`
+    is the Hugging Face config all of it follows from. `published_bytes` are its weights in that form where a file was looked at.
 
     `experts_used` of `experts` are read for a token in mixture models (both 1 otherwise). `image_tokens`: what one image takes of
-    the context, None when it varies or there are no images.
+    the context, None when it varies or there are no images. `published_source` says where `published_bytes` are exact from, None where
+    they are a rounded size on disk. `notes` are sentences about this checkpoint that its plan must say.
     """
 
     id: str
@@ -41,6 +46,10 @@ class ModelShape:
     takes_images: bool = False
     published: Form = "none"
     published_bytes: int | None = None
+    published_source: str | None = None
+    notes: tuple[str, ...] = ()
+    checkpoint: CheckpointForm | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kv(self) -> KvShape:
@@ -58,8 +67,8 @@ class ModelShape:
 
     @cached_property
     def layers(self) -> int:
-        """Decoder layers: every layer holds one Linear of each of its names."""
-        return max((shape.count for shape in self.linears), default=1)
+        """Decoder layers: as the layout says, else every layer holds one Linear of each of its names."""
+        return self.layout.layers or max((shape.count for shape in self.linears), default=1)
 
     @cached_property
     def linear_count(self) -> int:
@@ -75,6 +84,64 @@ class ModelShape:
     def largest_linear(self) -> int:
         """Parameters of the largest single Linear, which quantized layers unpack into 16 bits."""
         return max((shape.in_features * shape.out_features for shape in self.linears), default=0)
+
+    @property
+    def architecture(self) -> str:
+        """transformers' name of the language model's architecture; empty for a model that answers elsewhere."""
+        return str(_text(self.config).get("model_type", ""))
+
+    @cached_property
+    def operators(self) -> Operators | None:
+        """What a decode step launches, where it was counted."""
+        return operators_of(self.architecture) or operators_of(str(self.config.get("model_type", "")))
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """Names of the language model's Linears."""
+        return frozenset(shape.module for shape in self.linears)
+
+    @cached_property
+    def gated(self) -> bool:
+        """Whether the MLP multiplies two Linears of its input."""
+        return {"gate_proj", "up_proj"} <= self.modules or {"w1", "w3"} <= self.modules
+
+    @cached_property
+    def fused_gate(self) -> bool:
+        """Whether those two are one Linear."""
+        return "gate_up_proj" in self.modules
+
+    @cached_property
+    def attention_width(self) -> int:
+        """Heads x width of a head: what the attention's output projection reads."""
+        outputs = [s.in_features for s in self.linears if s.module in ("o_proj", "out_proj", "dense", "wo", "c_proj")]
+        return min(outputs, default=self.layout.hidden_size)
+
+    @cached_property
+    def kv_width(self) -> int:
+        """Values a token's keys take in the widest attention layer."""
+        kv = self.kv
+        return max(kv.kv_heads * kv.head_dim, kv.sliding_kv_heads * kv.sliding_head_dim)
+
+    @cached_property
+    def heads(self) -> int:
+        """Query heads."""
+        return max(self.attention_width // max(self.kv.head_dim, 1), 1)
+
+    @cached_property
+    def eager_attention(self) -> bool:
+        """Whether transformers has no fused attention for this architecture."""
+        return self.operators is not None and self.operators.attention == "eager"
+
+    @cached_property
+    def one_key(self) -> bool:
+        """Whether all heads share one key in a way no fused kernel takes: Falcon's multi-query attention."""
+        return self.architecture == "falcon" and self.kv.kv_heads == 1
+
+    @cached_property
+    def expert_width(self) -> int:
+        """The inner width of one expert, 0 without experts."""
+        text = _text(self.config)
+        return int(text.get("moe_intermediate_size") or text.get("intermediate_size") or 0) if self.experts > 1 else 0
 
     @cached_property
     def active_parameters(self) -> float:
@@ -107,11 +174,7 @@ class ModelShape:
 def shape_of_model(model: Model) -> ModelShape:
     """A catalog entry as the planner sees it."""
     experts, used = _experts(model.config)
-    published: Form = "none"
-    published_bytes = None
-    if model.dtype in ("fp8", "mxfp4"):
-        published = "fp8" if model.dtype == "fp8" else "mxfp4"
-        published_bytes = model.disk.bytes_of_weights or round(model.disk.size_gb * 10**9)
+    checkpoint = read_quantization(model.config)
     return ModelShape(
         id=model.id,
         layout=model.layout,
@@ -122,16 +185,17 @@ def shape_of_model(model: Model) -> ModelShape:
         experts_used=used,
         image_tokens=model.image.tokens if model.image else None,
         takes_images="image" in model.input,
-        published=published,
-        published_bytes=published_bytes,
+        published=checkpoint.form if checkpoint else "none",
+        checkpoint=checkpoint,
+        config=model.config,
     )
 
 
 def shape_of_config(model_id: str, config: Mapping[str, Any]) -> ModelShape:
     """A model by its Hugging Face config. CatalogError for an architecture nobody knows or a size that is missing."""
     experts, used = _experts(config)
-    text = _text(config)
-    context = text.get("max_position_embeddings") or text.get("max_seq_len")
+    text, checkpoint = _text(config), read_quantization(config)
+    context = next((text[key] for key in CONTEXT_KEYS if text.get(key)), None)
     return ModelShape(
         id=model_id,
         layout=layout_of(config),
@@ -141,7 +205,9 @@ def shape_of_config(model_id: str, config: Mapping[str, Any]) -> ModelShape:
         experts=experts,
         experts_used=used,
         takes_images="vision_config" in config,
-        published=_published(config),
+        published=checkpoint.form if checkpoint else "none",
+        checkpoint=checkpoint,
+        config=config,
     )
 
 
@@ -159,23 +225,13 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _experts(config: Mapping[str, Any]) -> tuple[int, int]:
     """(experts, used for a token) by any of the names architectures give them."""
     text = _text(config)
-    total = next((text[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if text.get(key)), 1)
-    used = next((text[key] for key in ("num_experts_per_tok", "top_k_experts") if text.get(key)), total)
+    total = next(
+        (
+            text[key]
+            for key in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+            if text.get(key)
+        ),
+        1,
+    )
+    used = next((text[key] for key in ("num_experts_per_tok", "top_k_experts", "moe_k") if text.get(key)), total)
     return int(total), int(used)
-
-
-def _published(config: Mapping[str, Any]) -> Form:
-    """The form a checkpoint says it is in. CatalogError for one whose bytes nobody here can count."""
-    said = config.get("quantization_config")
-    if not isinstance(said, Mapping):
-        return "none"
-    method = str(said.get("quant_method", "bitsandbytes" if "load_in_4bit" in said else "unknown"))
-    if method == "bitsandbytes":
-        return "int8" if said.get("load_in_8bit") else "nf4"
-    if method not in _METHODS:
-        raise CatalogError(
-            f"the checkpoint is quantized as '{method}', whose bytes cannot be counted yet",
-            where="config.json: quantization_config",
-            allowed=", ".join(["bitsandbytes", *_METHODS]),
-        )
-    return _METHODS[method]

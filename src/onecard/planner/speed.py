@@ -1,22 +1,24 @@
 """Seconds from bytes, operations and launches: one prefill, one decode step, for so many callers.
 
-A step takes the longer of streaming (weights and cache over bandwidth) and computing (operations over rate), plus the host's part.
+A pass takes the longer of streaming (weights and cache over bandwidth) and computing (operations over rate, and a prefill's traffic);
+where launches overlap with work, the longer of that and the host's part, else both.
 All times are expected values with a range; the range is that of the engine's constants, narrower where the machine was measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from onecard.catalog.cards import Card
-from onecard.catalog.quantization import component_bytes
 from onecard.fleet.schema import ModelSpec
 from onecard.planner import engine_facts as facts
-from onecard.planner.cache import model_engine
+from onecard.planner.cache import model_engine, read_bytes
 from onecard.planner.engine_facts import EngineFacts, Range
 from onecard.planner.ledger import Tag
-from onecard.planner.shapes import ModelShape
-from onecard.planner.weights import form_of
+from onecard.planner.shapes import Form, ModelShape
+from onecard.planner.weights import form_of, held_bytes
 
 MEASURED_RANGE = Range(0.8, 1.25)
 
@@ -35,6 +37,17 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class HostFacts:
+    """What eager PyTorch costs the host: microseconds an operator, and in operators what a Linear in a form, an adapter on a Linear,
+    and each of several adapters in a mixed batch take on top."""
+
+    operator_us: float
+    linear: Mapping[Form, float]
+    adapter: Mapping[Form, float]
+    mixed_adapter: Mapping[Form, float]
+
+
+@dataclass(frozen=True)
 class SpeedFacts:
     """What a machine can do: 10^9 bytes/s, dense 16-bit TFLOP/s (None: not known), microseconds an eager operator takes to launch.
 
@@ -46,6 +59,7 @@ class SpeedFacts:
     overhead_us: float
     tag: Tag
     source: str
+    host: HostFacts | None = None
 
 
 def cold_start(card: Card) -> SpeedFacts:
@@ -92,22 +106,73 @@ class Answering:
 
     def step_s(self, lines: int, tokens_each: int) -> float:
         """Seconds to decode one token for `lines` callers that each have `tokens_each` tokens in the cache."""
-        streamed = self._stream_s(lines, lines * self.shape.kv.bytes_for(tokens_each))
-        return max(streamed, self._compute_s(lines, tokens_each)) + self._host_s(lines)
+        streamed = self._stream_s(lines, self._cache_bytes(lines, tokens_each))
+        return self._pass_s(lines, max(streamed, self._compute_s(lines, tokens_each))) + self._choosing_s(lines)
 
     def prefill_s(self, lines: int, tokens_each: int) -> float:
-        """Seconds until `lines` prompts of `tokens_each` tokens have their first token."""
-        tokens = lines * tokens_each
-        computed = self._compute_s(tokens, tokens_each / 2)
-        return max(self._stream_s(tokens, 0), computed) + self._host_s(lines) + self.engine.request_s
+        """Seconds until `lines` prompts of `tokens_each` tokens have their first token. They go through the layers in pieces."""
+        pieces = self._pieces(lines, tokens_each)
+        tokens = lines * tokens_each / pieces
+        computed = self._compute_s(tokens, tokens_each / 2) + self._moved_s(lines, tokens)
+        device = max(self._stream_s(tokens, 0), computed)
+        return (
+            pieces * (self._pass_s(lines, device) + self.engine.piece_s)
+            + self._choosing_s(lines)
+            + self.engine.request_s
+        )
 
-    def _stream_s(self, tokens: int, cache_bytes: float) -> float:
+    def forward_host_s(self) -> float:
+        """Seconds the host needs to launch one forward pass of an adapted model, nothing chosen from it."""
+        each = self.host.adapter.get(form_of(self.spec, self.shape), 0.0)
+        return (self._plain_operators() + each * self.targeted_linears) * self.host.operator_us * 1e-6
+
+    def _pieces(self, lines: int, tokens_each: int) -> int:
+        most = facts.LOCAL_PREFILL_TOKENS if self.engine.eager else facts.VLLM_PREFILL_TOKENS
+        return max(ceil(tokens_each / max(most // lines, 1)), 1) if self.engine.eager else 1
+
+    def _pass_s(self, lines: int, device_s: float) -> float:
+        """One pass through the layers: on a card the host launches what comes next while the device works."""
+        host = self._host_s(lines)
+        return max(device_s, host) if self.engine.overlaps and not self.on_cpu else device_s + host
+
+    def _cache_bytes(self, lines: int, tokens_each: int) -> float:
+        """What a step reads and writes of the cache. The local engine writes it anew for every token and repeats keys and values of
+        groups for every head as soon as lines have padding."""
+        read = lines * read_bytes(self.spec, self.shape, tokens_each)
+        if not self.engine.eager:
+            return read
+        grouped = lines > 1 and self.shape.attention_width > self.shape.kv_width and not self.shape.one_key
+        repeated = 8 * self.shape.attention_width * lines * tokens_each * self.shape.layers if grouped else 0
+        return 3 * read + repeated
+
+    def _moved_s(self, lines: int, tokens: float) -> float:
+        """A prefill's traffic beside its products: every operator reads and writes activations, an adapter's in fp32; quantized weights
+        are unpacked first."""
+        engine, shape = self.engine, self.shape
+        if not engine.eager:
+            return 0.0
+        operators: float = shape.operators.per_layer if shape.operators else facts.LAYER_OPERATORS
+        moved = facts.BYTES_AN_OPERATOR * operators * shape.layers * shape.layout.hidden_size
+        scores = facts.BYTES_A_SCORE * shape.heads * shape.layers if shape.eager_attention or shape.one_key else 0
+        moved += scores * tokens / lines / 2
+        together = self._adapters_in(lines)
+        if together:
+            adapted = sum((20 * s.in_features + 50 * s.out_features) * s.count for s in shape.linears)
+            moved += adapted * self.targeted_linears / max(shape.linear_count, 1) * (2.5 if together > 1 else 1)
+        unpacked = 4.5 * sum(s.weights for s in shape.linears) if form_of(self.spec, shape) in ("nf4", "int8") else 0.0
+        seconds: float = (moved * tokens + unpacked) / (self.speed.bandwidth_gbs * 1e9 * engine.bandwidth_share)
+        return seconds
+
+    def _adapters_in(self, lines: int) -> int:
+        return min(self.adapters, lines) if lines > 1 else int(self.adapted)
+
+    def _stream_s(self, tokens: float, cache_bytes: float) -> float:
         engine, form = self.engine, form_of(self.spec, self.shape)
         factor = 1.0 if engine.eager else facts.VLLM_STREAM_FACTOR[form]
         rate = self.speed.bandwidth_gbs * 1e9 * engine.bandwidth_share
         return streamed_bytes(self.spec, self.shape, tokens) / (rate * factor) + cache_bytes / rate
 
-    def _compute_s(self, tokens: int, attended: float) -> float:
+    def _compute_s(self, tokens: float, attended: float) -> float:
         """Two operations a weight and token, and four a head position for attention. Zero where the rate is not known."""
         if self.speed.tflops is None:
             return 0.0
@@ -117,34 +182,50 @@ class Answering:
 
     def _host_s(self, lines: int) -> float:
         engine, shape = self.engine, self.shape
-        together = min(self.adapters, lines) if lines > 1 else int(self.adapted)
-        fixed = engine.step_s + engine.line_s * (lines - 1)
+        together = self._adapters_in(lines)
         if not engine.eager:
             more = engine.more_adapters_layer_us * (together - 1)
             adapted = engine.adapter_layer_us + more if together else 0.0
-            return fixed + shape.layers * (engine.layer_us + adapted) * 1e-6
-        form = form_of(self.spec, shape)
-        plain = facts.LAYER_OPERATORS * shape.layers + facts.OTHER_OPERATORS
-        plain += facts.LINEAR_OPERATORS.get(form, 1) * shape.linear_count
-        each_adapter = facts.MIXED_ADAPTER_OPERATORS if together > 1 else facts.ADAPTER_OPERATORS
-        adapted = each_adapter * together * self.targeted_linears
-        weighed = plain * engine.operator_us_factor.get(form, 1.0) + adapted * engine.adapter_us_factor
-        return fixed + weighed * self.speed.overhead_us * 1e-6
+            return shape.layers * (engine.layer_us + adapted) * 1e-6
+        each = (self.host.mixed_adapter if together > 1 else self.host.adapter).get(form_of(self.spec, shape), 0.0)
+        return (self._plain_operators() + each * together * self.targeted_linears) * self.host.operator_us * 1e-6
+
+    def _choosing_s(self, lines: int) -> float:
+        """Bringing the logits home and choosing a token for every line."""
+        engine = self.engine
+        return engine.step_s + engine.line_s * (lines - 1) + engine.word_s * self.shape.layout.vocab_size * lines
+
+    @property
+    def host(self) -> HostFacts:
+        """What launching costs here: as measured, else this engine's cold-start values."""
+        if self.speed.host is not None:
+            return self.speed.host
+        engine = self.engine
+        return HostFacts(
+            self.speed.overhead_us, engine.linear_operators, engine.adapter_operators, engine.mixed_adapter_operators
+        )
+
+    def _plain_operators(self) -> float:
+        """Operators of one pass without adapters, what calling modules costs among them."""
+        shape = self.shape
+        counted = shape.operators
+        if counted is None:
+            layer = facts.LAYER_OPERATORS + facts.MODULE_OPERATORS * facts.LAYER_MODULES
+            plain = layer * shape.layers + facts.OTHER_OPERATORS + shape.linear_count
+        else:
+            layer = facts.MODULE_OPERATORS * counted.module_calls_per_layer + counted.linears_per_layer
+            plain = layer * shape.layers + counted.in_step(shape.layers)
+        unfused = facts.UNFUSED_ATTENTION_OPERATORS * shape.layers if shape.one_key else 0.0
+        return plain + unfused + self.host.linear.get(form_of(self.spec, shape), 0.0) * shape.linear_count
 
 
-def streamed_bytes(spec: ModelSpec, shape: ModelShape, tokens: int) -> float:
+def streamed_bytes(spec: ModelSpec, shape: ModelShape, tokens: float) -> float:
     """Weight bytes that a step over so many tokens reads: embeddings are looked up, and only the experts met are read."""
-    form = form_of(spec, shape)
-    if form == "mxfp4":
-        sizes: dict[str, float] = {name: 2.0 * count for name, count in shape.layout.components.items()}
-        sizes["experts"] = shape.layout.components.get("experts", 0) * 17 / 32
-    else:
-        counted = component_bytes(shape.layout, form, double_quantization=spec.double_quantization)
-        sizes = {name: float(size) for name, size in counted.items()}
+    sizes = held_bytes(shape, spec.quantization, spec.double_quantization)
     read = sum(
         size for name, size in sizes.items() if name in ("linear", "linear_bias", "norms", "router", "lm_head", "conv")
     )
     if "lm_head" not in sizes:
         read += sizes.get("embeddings", 0)
-    met = 1 - (1 - shape.experts_used / shape.experts) ** tokens
+    met: float = 1 - (1 - shape.experts_used / shape.experts) ** tokens
     return read + sizes.get("experts", 0) * met

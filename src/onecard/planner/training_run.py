@@ -1,7 +1,8 @@
 """One training run: whether it fits, how long it takes, what it costs, and what to change if it does not fit.
 
 Time is reckoned from the operations of the recipe at the share of the card's rate that QLoRA runs reached, and from what the host
-needs to launch them; small batches are ruled by the second.
+needs to launch them; small batches are ruled by the second. Dollars are that time at a price somebody asked at a date, never a bare
+figure; electricity is not in them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,22 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from onecard.catalog.cards import Price
+from onecard.catalog.cards import Price, Quote
 from onecard.fleet.recipe import Recipe
+from onecard.fleet.schema import ModelSpec
 from onecard.planner import engine_facts as facts
+from onecard.planner.chance import chance, limit, widened
+from onecard.planner.engine_facts import Range
 from onecard.planner.ledger import Ledger, Tag
 from onecard.planner.shapes import ModelShape
-from onecard.planner.speed import Seconds, SpeedFacts
-from onecard.planner.training import base_form, training_ledger
+from onecard.planner.speed import Answering, Seconds, SpeedFacts
+from onecard.planner.training import Phase, training_ledger
+
+# How many tokens there may be for one that was reckoned from characters: ordinary English has 4 to 5 characters a token, code, figures
+# and other languages 2 to 3; of the embedded base's own data 0.71 to 0.91 was seen.
+ASSUMED_TOKENS = Range(0.7, 1.5)
+# Where rate and launch overhead were measured: the four runs on an H200, whose own these were, lay within 25% of what is reckoned.
+MEASURED_RANGE = Range(0.7, 1.4)
 
 
 @dataclass(frozen=True)
@@ -32,19 +42,45 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Dollars of a run at one quoted price: over the range of the time, `quote` says who asks how much an hour, when, and where seen."""
+
+    low_usd: float
+    expected_usd: float
+    high_usd: float
+    quote: Quote
+
+
+@dataclass(frozen=True)
 class RunTime:
-    """How long a run takes. `usd` is (low, high) over the card's prices and the time's range, None without a price."""
+    """How long a run takes and what it costs at the cheapest and at the median quote; both None without a price.
+
+    `usd` spans from the fastest run at the lowest quote to the slowest at the highest. `source` says what the range is made of.
+    """
 
     seconds: Seconds
     steps: int
     tokens: int
     tokens_s: float
     usd: tuple[float, float] | None
+    cheapest: Cost | None
+    median: Cost | None
+    source: str
+
+    def chance(self, within_s: float) -> float:
+        """Probability that the run ends within so many seconds."""
+        return chance(self.seconds, within_s)
+
+    def within(self, probability: float) -> float:
+        """Seconds within which the run ends with this probability (0..1, both excluded)."""
+        return limit(self.seconds, probability)
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One agent's run, alone on the card. `row_tokens` is the longest row that was reckoned with; `time` None without data."""
+    """One agent's run, alone on the card. `phases` say what each of its parts holds at most.
+
+    `row_tokens` is the longest row that was reckoned with; `time` None without data."""
 
     agent: str
     model: str
@@ -55,6 +91,7 @@ class TrainingPlan:
     data: DataFacts | None
     time: RunTime | None
     advice: tuple[str, ...]
+    phases: tuple[Phase, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -88,22 +125,63 @@ def run_time(
     passes = 6 if recipe.gradient_checkpointing else 4
     share = facts.TRAINING_SHARE_CPU if on_cpu else facts.TRAINING_SHARE
     compute = padded * passes * shape.active_parameters / (share * speed.tflops * 1e12)
-    launched = _operators(recipe, shape) * (4 if recipe.gradient_checkpointing else 3)
-    expected = (compute + launched * facts.TRAINING_OPERATOR_FACTOR * speed.overhead_us * 1e-6) * batches
-    seconds = Seconds.around(expected, facts.TRAINING_RANGE_CPU if on_cpu else facts.TRAINING_RANGE)
+    forwards = (facts.TRAINING_FORWARDS_CPU if on_cpu else facts.TRAINING_FORWARDS)[recipe.gradient_checkpointing]
+    launch = forwards * _forward_host_s(recipe, shape, speed, on_cpu)
+    # A card computes while the host launches what comes next; a processor does one after the other.
+    expected = (compute + launch if on_cpu else max(compute, launch)) * batches
+    factors, source = _factors(data, speed, compute / (compute + launch or 1.0), on_cpu)
+    seconds = Seconds.around(expected, factors)
     tokens = round(batch_tokens * batches)
-    return RunTime(seconds, steps, tokens, round(tokens / expected, 1), _dollars(seconds, price))
+    return RunTime(
+        seconds=seconds,
+        steps=steps,
+        tokens=tokens,
+        tokens_s=round(tokens / expected, 1) if expected else 0.0,
+        usd=_span(seconds, price),
+        cheapest=_cost(seconds, quotes_by_price(price)[0]) if price else None,
+        median=_cost(seconds, median_quote(price)) if price else None,
+        source=source,
+    )
 
 
-def _operators(recipe: Recipe, shape: ModelShape) -> float:
-    """Operators of one forward pass with an adapter."""
-    form = base_form(recipe, shape)
-    linears = facts.LINEAR_OPERATORS.get(form, 1) * shape.linear_count
-    adapted = sum(s.count for s in shape.targeted(recipe.lora.targets)) * (7 if recipe.lora.dropout else 6)
-    return facts.LAYER_OPERATORS * shape.layers + linears + adapted + facts.OTHER_OPERATORS
+def _factors(data: DataFacts, speed: SpeedFacts, computing: float, on_cpu: bool) -> tuple[Range, str]:
+    """The range of a run's time: the model's own and, as far as `computing` (its share of the time) goes, that of assumed tokens."""
+    factors = facts.TRAINING_RANGE_CPU if on_cpu else facts.TRAINING_RANGE
+    if speed.tag == "measured" and not on_cpu:
+        factors = MEASURED_RANGE
+    source = f"operations at the share of the rate that QLoRA runs reached, and launches; {speed.source}"
+    if data.tag != "assumed":
+        return factors, source
+    tokens = Range(ASSUMED_TOKENS.low**computing, ASSUMED_TOKENS.high**computing)
+    return widened(factors, tokens), f"{source}; range widened, for tokens are assumed: {data.source}"
 
 
-def _dollars(seconds: Seconds, price: Price | None) -> tuple[float, float] | None:
+def _forward_host_s(recipe: Recipe, shape: ModelShape, speed: SpeedFacts, on_cpu: bool) -> float:
+    """Seconds to launch one forward pass with the adapter."""
+    asked = recipe.base_quantization
+    spec = ModelSpec(id=shape.id, quantization=asked, engine="local")
+    targeted = sum(linear.count for linear in shape.targeted(recipe.lora.targets))
+    answering = Answering(spec, shape, speed, adapters=1, adapted=True, targeted_linears=targeted, on_cpu=on_cpu)
+    return answering.forward_host_s()
+
+
+def quotes_by_price(price: Price) -> list[Quote]:
+    """The quotes, cheapest first."""
+    return sorted(price.quotes, key=lambda quote: quote.usd_per_hour)
+
+
+def median_quote(price: Price) -> Quote:
+    """The quote in the middle, the lower of the two where their number is even: a price that somebody does ask."""
+    quotes = quotes_by_price(price)
+    return quotes[(len(quotes) - 1) // 2]
+
+
+def _cost(seconds: Seconds, quote: Quote) -> Cost:
+    low, expected, high = (s / 3600 * quote.usd_per_hour for s in (seconds.low, seconds.expected, seconds.high))
+    return Cost(low, expected, high, quote)
+
+
+def _span(seconds: Seconds, price: Price | None) -> tuple[float, float] | None:
     if price is None:
         return None
     return price.low_usd_per_hour * seconds.low / 3600, price.high_usd_per_hour * seconds.high / 3600

@@ -41,6 +41,7 @@ def _about_models(fleet: Fleet, shapes: Shapes) -> list[str]:
         if model_engine(spec, shape) == "remote":
             said.append(f"models.{key} is remote: it takes nothing of this card, and its speed is not predicted")
             continue
+        said += [f"models.{key}: {note}" for note in shape.notes]
         if shape.published not in ("none", spec.quantization) and spec.quantization != "none":
             said.append(
                 f"models.{key}: the checkpoint is {shape.published}; {spec.quantization} means loading it in 16 bits first"

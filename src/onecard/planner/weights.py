@@ -1,13 +1,17 @@
 """What the weights of a model take, component by component, in the form they are really held in.
 
-`none` means what the checkpoint already is, and layers that are no plain Linears stay in 16 bits whatever is asked.
+`none` means what the checkpoint already is, and layers that are no plain Linears stay in 16 bits whatever is asked. Every line is
+counted from the config, the checkpoint's own lists of what it leaves out among it.
 """
 
 from __future__ import annotations
 
-from onecard.catalog.quantization import component_bytes
+from functools import lru_cache
+
+from onecard.catalog.held import Part, asked_parts, checkpoint_parts
+from onecard.catalog.quantization import QUANTIZATIONS, Quantization
 from onecard.fleet.schema import ModelSpec
-from onecard.planner.ledger import Line
+from onecard.planner.ledger import Line, Tag
 from onecard.planner.shapes import Form, ModelShape
 
 PARTS = {
@@ -20,6 +24,9 @@ PARTS = {
     "router": "routers",
     "conv": "convolutions",
 }
+
+# Forms that only vLLM holds as they are: the local engine loads 16 bits and what bitsandbytes makes.
+VLLM_FORMS: frozenset[Form] = frozenset(("awq", "gptq", "fp8", "mxfp4", "nvfp4", "int4", "w8"))
 
 
 def form_of(spec: ModelSpec, shape: ModelShape) -> Form:
@@ -34,40 +41,68 @@ def held_form(asked: Form, shape: ModelShape) -> Form:
     return "none" if asked in ("int8", "nf4") and not shape.quantizable else asked
 
 
+def as_published(asked: Form, shape: ModelShape) -> bool:
+    """Whether the weights are held as the checkpoint has them: nothing else is asked for, and it is quantized."""
+    return shape.published != "none" and asked in ("none", shape.published)
+
+
+@lru_cache(maxsize=1024)
+def held_parts(
+    shape: ModelShape, asked: Form, double_quantization: bool = True, dtype_bytes: int = 2
+) -> tuple[Part, ...]:
+    """The weights by component and form. A checkpoint that is quantized already keeps its own groups, scales and exceptions.
+
+    CatalogError when the config does not say enough to count them.
+    """
+    if as_published(asked, shape):
+        return checkpoint_parts(shape.config, shape.layout, shape.checkpoint, dtype_bytes)
+    return asked_parts(
+        shape.config,
+        shape.layout,
+        _quantization(held_form(asked, shape)),
+        double_quantization=double_quantization,
+        dtype_bytes=dtype_bytes,
+    )
+
+
+def held_bytes(
+    shape: ModelShape, asked: Form, double_quantization: bool = True, dtype_bytes: int = 2
+) -> dict[str, int]:
+    """Bytes by component, all forms of one together."""
+    sizes: dict[str, int] = {}
+    for part in held_parts(shape, asked, double_quantization, dtype_bytes):
+        sizes[part.component] = sizes.get(part.component, 0) + part.bytes
+    return sizes
+
+
 def weight_lines(key: str, spec: ModelSpec, shape: ModelShape) -> list[Line]:
-    """One line a component, as the libraries store them."""
-    form = form_of(spec, shape)
-    if spec.quantization == "none" and shape.published_bytes is not None:
-        source = f"the published checkpoint is {form} already: its size on disk"
-        return [Line(f"weights ({form})", key, shape.published_bytes, "measured", source, "weights")]
-    if form == "mxfp4":
-        return _mxfp4_lines(key, shape)
-    sizes = component_bytes(shape.layout, form, double_quantization=spec.double_quantization)
-    lines = []
-    for component, size in sizes.items():
-        part = PARTS.get(component, component)
-        quantized = form != "none" and any(s.component == component and s.quantized for s in shape.layout.linears)
-        if form in ("awq", "gptq", "fp8"):
-            quantized = component == "linear"
-        held = form_name(form, spec.double_quantization) if quantized else "16-bit"
-        lines.append(Line(f"{part} ({held})", key, size, "exact", shape.source, "weights"))
-    return lines
+    """One line a component and form, as the libraries store them."""
+    asked = spec.quantization
+    if asked in ("none", shape.published) and shape.published_bytes is not None:
+        form = form_name(shape.published)
+        source = shape.published_source or f"the published checkpoint is {form} already: its size on disk"
+        tag: Tag = "exact" if shape.published_source else "measured"
+        return [Line(f"weights ({form})", key, shape.published_bytes, tag, source, "weights")]
+    own = as_published(asked, shape)
+    return [
+        Line(f"{PARTS.get(part.component, part.component)} ({part.held})", key, part.bytes, "exact", source, "weights")
+        for part in held_parts(shape, asked, spec.double_quantization)
+        for source in [_source(part, shape, own)]
+    ]
+
+
+def _source(part: Part, shape: ModelShape, own: bool) -> str:
+    if part.storage is None:
+        return shape.source
+    return f"{shape.source}{', which is quantized' if own else ''}: {part.storage.tensors}"
 
 
 def form_name(form: Form, double_quantization: bool = True) -> str:
-    """nf4 with double quantization is "nf4+DQ", 16 bits are "16-bit"."""
-    if form == "none":
-        return "16-bit"
-    return "nf4+DQ" if form == "nf4" and double_quantization else form
+    """nf4 with double quantization is "nf4+DQ", 16 bits are "16-bit", integers of compressed-tensors go by their width."""
+    names: dict[Form, str] = {"none": "16-bit", "int4": "4-bit integers", "w8": "8-bit integers"}
+    return "nf4+DQ" if form == "nf4" and double_quantization else names.get(form, form)
 
 
-def _mxfp4_lines(key: str, shape: ModelShape) -> list[Line]:
-    """Experts in 4 bits with one byte of scale per 32, the rest in 16 bits."""
-    counts = shape.layout.components
-    experts = counts.get("experts", 0)
-    rest = sum(counts.values()) - experts
-    source = f"{shape.source}; mxfp4 holds 32 weights in 17 bytes"
-    return [
-        Line("experts (mxfp4)", key, experts * 17 // 32, "exact", source, "weights"),
-        Line("everything else (16-bit)", key, rest * 2, "exact", shape.source, "weights"),
-    ]
+def _quantization(form: Form) -> Quantization:
+    """A form a person can ask for. Anything else is held by a checkpoint only."""
+    return next(known for known in QUANTIZATIONS if known == form)

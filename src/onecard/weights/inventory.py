@@ -49,9 +49,10 @@ def list_embedded() -> list[str]:
     return sorted(EMBEDDED_PREFIX + file.parent.name for file in _EMBEDDED.glob("*/config.json"))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A model's config.json; InputError when it is missing, not JSON or not an object."""
-    return _read_object(folder / "config.json", "a model's folder holds config.json beside its weights")
+def read_config(place: Path) -> dict[str, Any]:
+    """A model's config.json, by its folder or by itself; InputError when it is missing, not JSON or not an object."""
+    file = place if place.is_file() else place / "config.json"
+    return _read_object(file, "a model's folder holds config.json beside its weights")
 
 
 def weight_files(folder: Path) -> list[Path]:

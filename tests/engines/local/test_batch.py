@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, FalconConfig, Gemma2Config, GPTNeoXConfig, MistralConfig, MptConfig
 
 from onecard.engines.engine import GenerationRequest
+from onecard.engines.local import batch as batch_module
 from onecard.engines.local.acceptance import accept, base_facts
 from onecard.engines.local.answer import Answer, Prompt
 from onecard.engines.local.batch import Batch, padded_left
@@ -97,6 +98,47 @@ def test_a_line_that_leaves_takes_its_cache_and_its_padding_with_it(model: Share
     assert batch.cache_bytes * 2 * len(PROMPTS[1]) == both * len(PROMPTS[2])
 
 
+def test_a_long_prompt_in_pieces_says_what_it_says_whole(model: SharedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined() -> tuple[list[int], torch.Tensor]:
+        widths: list[int] = []
+        forward = model.forward
+        monkeypatch.setattr(model, "forward", lambda *given: widths.append(given[1].shape[1]) or forward(*given))
+        logits = Batch(model).join([Line(PROMPTS[1], None, 1), Line(PROMPTS[0], model.residents[0], 1)])
+        monkeypatch.setattr(model, "forward", forward)
+        return widths, logits
+
+    whole_widths, whole = joined()
+    monkeypatch.setattr(batch_module, "PREFILL_TOKENS", 10)
+    widths, pieces = joined()
+    assert whole_widths == [sum(widths)]
+    assert max(widths) == 5  # two lines of five columns
+    assert torch.allclose(whole, pieces, atol=1e-4)
+
+
+def test_memory_that_runs_out_at_a_join_leaves_all_or_nothing(
+    model: SharedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first tensor the running lines are whole and go on; at a later one none of them is left."""
+    grown = batch_module._joined
+    for at in (0, 1, 3):
+        calls = iter(range(100))
+
+        def fails(*given: torch.Tensor, at: int = at, calls: Iterator[int] = calls) -> torch.Tensor:
+            if next(calls) == at:
+                raise torch.OutOfMemoryError("no room")
+            return grown(*given)
+
+        batch, running = Batch(model), Line(PROMPTS[0], None, 4)
+        give([running], batch.join([running]))
+        monkeypatch.setattr(batch_module, "_joined", fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            batch.join([Line(PROMPTS[1], None, 4)])
+        monkeypatch.undo()
+        assert batch.answers == ([running] if at == 0 else [])
+        if at == 0:
+            give(batch.answers, batch.step())
+
+
 def test_padding_stands_on_the_left() -> None:
     ids, mask = padded_left([[5], [6, 7, 8]], torch.device("cpu"))
     assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
@@ -113,8 +155,13 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.parametrize("piece", [12, 2048])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_other_architectures_decode_as_transformers_does(name: str) -> None:
+def test_other_architectures_decode_as_transformers_does(
+    name: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with prompts that go through the layers in pieces of four columns."""
+    monkeypatch.setattr(batch_module, "PREFILL_TOKENS", piece)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(ARCHITECTURES[name]).eval()
     for weight in model.parameters():

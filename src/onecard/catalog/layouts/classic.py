@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onecard.catalog.layouts.reading import Config, flag, head_width, size
+from onecard.catalog.layouts.reading import Config, flag, head_width, kv_heads, size
 from onecard.catalog.layouts.tally import Tally, kv_of
 from onecard.catalog.shapes import KvShape, Layout
 
@@ -45,12 +45,12 @@ def falcon(config: Config) -> Layout:
     """One key and value head for all queries (7B), one per head, or groups (new_decoder_architecture).
 
     transformers 5.19 builds these as `FalconLinear`, which its bitsandbytes loader passes over: int8 and nf4 leave Falcon in 16 bits.
-    With groups transformers caches keys and values repeated for every head, so the cache counts all heads.
+    With groups transformers caches keys and values repeated for every head, so the cache counts all heads; vLLM caches the groups.
     """
     hidden, layers, heads = (size(config, key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     inner, width, bias = size(config, "ffn_hidden_size", 4 * hidden), head_width(config), flag(config, "bias")
     grouped = flag(config, "new_decoder_architecture")
-    groups = size(config, "num_kv_heads", heads) if grouped else (1 if flag(config, "multi_query") else heads)
+    groups = kv_heads(config, "num_kv_heads") if grouped else (1 if flag(config, "multi_query") else heads)
     tally = Tally()
     tally.linear("query_key_value", hidden, (heads + 2 * groups) * width, layers, bias=bias, quantized=False)
     tally.linear("dense", hidden, hidden, layers, bias=bias, quantized=False)
@@ -58,7 +58,8 @@ def falcon(config: Config) -> Layout:
     tally.linear("dense_4h_to_h", inner, hidden, layers, bias=bias, quantized=False)
     norms = size(config, "num_ln_in_parallel_attn", 2) if grouped else 2 - flag(config, "parallel_attn")
     tally.other(2 * (norms * layers + 1) * hidden, "norms")
-    return tally.text_model(config, KvShape(layers, heads if grouped else groups, width))
+    in_vllm = KvShape(layers, groups, width)
+    return tally.text_model(config, KvShape(layers, heads, width, vllm=in_vllm) if grouped else in_vllm)
 
 
 def mpt(config: Config) -> Layout:

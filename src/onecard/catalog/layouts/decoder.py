@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from onecard.catalog.layouts.reading import Config, every, flag, head_width, kv_heads, layer_kinds, size
+from onecard.catalog.layouts.reading import Config, count, every, flag, head_width, kv_heads, layer_kinds, size
 from onecard.catalog.layouts.tally import Tally, kv_of
 from onecard.catalog.shapes import Layout
 
@@ -18,7 +19,7 @@ def _optional_window(config: Config) -> list[str]:
     layers = size(config, "num_hidden_layers")
     if not flag(config, "use_sliding_window") or config.get("sliding_window") is None:
         return ["full_attention"] * layers
-    first = config.get("max_window_layers") or 0
+    first = count(config, "max_window_layers")
     return ["sliding_attention" if number >= first else "full_attention" for number in range(layers)]
 
 
@@ -30,6 +31,13 @@ def mistral(config: Config) -> Layout:
     tally.gated_mlp(hidden, inner, layers)
     tally.other((2 * layers + 1) * hidden, "norms")
     return tally.text_model(config, kv_of(config))
+
+
+def ministral(config: Config) -> Layout:
+    """Mistral whose layer_types may mix sliding layers with full ones; without them a sliding_window is every layer's."""
+    whole, layers = mistral(config), size(config, "num_hidden_layers")
+    kind = "full_attention" if config.get("sliding_window") is None else "sliding_attention"
+    return replace(whole, kv=kv_of(config, layer_kinds(config, [kind] * layers)))
 
 
 def llama(config: Config) -> Layout:
@@ -46,7 +54,7 @@ def smollm3(config: Config) -> Layout:
     """Llama with an optional window; its layers without positions cost the same."""
     whole = llama(config)
     kinds = layer_kinds(config, _optional_window({**config, "max_window_layers": 0}))
-    return Layout(whole.linears, whole.rest, kv_of(config, kinds), whole.hidden_size, whole.vocab_size)
+    return replace(whole, kv=kv_of(config, kinds))
 
 
 def qwen2(config: Config) -> Layout:
@@ -122,11 +130,15 @@ def muse_glimmer(config: Config) -> Layout:
 
 LAYOUTS: dict[str, Callable[[Config], Layout]] = {
     "mistral": mistral,
+    "ministral": ministral,
     "ministral3": mistral,
     "llama": llama,
     "smollm3": smollm3,
     "qwen2": qwen2,
+    "qwen2_vl_text": qwen2,
+    "qwen2_5_vl_text": qwen2,
     "qwen3": qwen3,
+    "qwen3_vl_text": qwen3,
     "phi3": phi3,
     "olmo3": olmo3,
     "gemma3_text": gemma3,

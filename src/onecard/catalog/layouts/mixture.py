@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onecard.catalog.layouts.reading import Config, every, flag, kv_heads, layer_kinds, size
+from onecard.catalog.layouts.reading import Config, count, every, flag, kv_heads, layer_kinds, size
 from onecard.catalog.layouts.tally import Tally, kv_of
 from onecard.catalog.shapes import KvShape, Layout
+from onecard.errors import CatalogError
 
 
 def gpt_oss(config: Config) -> Layout:
@@ -38,7 +39,11 @@ def gemma4(config: Config) -> Layout:
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
     kinds = layer_kinds(config, every(layers, 6))
     kinds[-1] = "full_attention"  # transformers forces the last layer
-    shared_from = layers - int(config.get("num_kv_shared_layers") or 0)
+    shared_from = layers - count(config, "num_kv_shared_layers")
+    if shared_from < 0:
+        raise CatalogError(
+            f"more layers share a cache than there are ({layers})", where="config.json: num_kv_shared_layers"
+        )
     tally = Tally()
     caches = [
         _gemma4_attention(tally, config, kinds, shared_from, kind) for kind in ("full_attention", "sliding_attention")
@@ -83,7 +88,7 @@ def _gemma4_attention(
 
 
 def _gemma4_per_layer_inputs(tally: Tally, config: Config, layers: int, hidden: int) -> None:
-    width = int(config.get("hidden_size_per_layer_input") or 0)
+    width = count(config, "hidden_size_per_layer_input")
     if not width:
         return
     tally.linear("per_layer_input_gate", hidden, width, layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from onecard.catalog.layouts.reading import Config, flag, head_width, kv_heads, size
+from onecard.catalog.layouts.reading import Config, depth, flag, head_width, kv_heads, size
 from onecard.catalog.shapes import KvShape, Layout, LinearShape
 
 
@@ -42,14 +42,16 @@ class Tally:
         self.linear("up_proj", hidden, inner, layers, bias=bias)
         self.linear("down_proj", inner, hidden, layers, bias=bias)
 
-    def text_model(self, config: Config, kv: KvShape, *, embedding_width: int | None = None) -> Layout:
-        """The layout of a language model: adds embeddings, and a head unless it is tied to them."""
+    def text_model(
+        self, config: Config, kv: KvShape, *, embedding_width: int | None = None, layers: int | None = None
+    ) -> Layout:
+        """The layout of a language model: adds embeddings, and a head unless it is tied to them. `layers` where no key says it."""
         hidden, vocab = size(config, "hidden_size"), size(config, "vocab_size")
         table = vocab * (embedding_width or hidden)
         self.other(table, "embeddings")
         if not flag(config, "tie_word_embeddings"):
             self.other(table, "lm_head")
-        return Layout(tuple(self.linears), dict(self.rest), kv, hidden, vocab)
+        return Layout(tuple(self.linears), dict(self.rest), kv, hidden, vocab, layers or depth(config))
 
 
 def kv_of(config: Config, kinds: list[str] | None = None) -> KvShape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onecard.catalog.layouts import qwen_vision
 from onecard.catalog.layouts.reading import Config, flag, size
 from onecard.catalog.layouts.tally import Tally
 from onecard.errors import CatalogError, nearest
@@ -100,19 +101,12 @@ def qformer(config: Config, queries: int) -> Tally:
     return tally
 
 
-def qwen3_5(config: Config) -> Tally:
-    """Patches over two frames; a merger joins neighbouring patches and projects them to the language model's width."""
-    hidden, inner, layers = size(config, "hidden_size"), size(config, "intermediate_size"), size(config, "depth")
-    merged = hidden * size(config, "spatial_merge_size") ** 2
-    patch = size(config, "in_channels") * size(config, "temporal_patch_size") * size(config, "patch_size") ** 2
+def idefics3(config: Config) -> Tally:
+    """SigLIP without its pooling head: patches with a bias, learned positions, a last norm. SmolVLM's is the same."""
+    hidden, inner, layers = _sizes(config)
     tally = Tally("vision_tower")
-    tally.linear("qkv", hidden, 3 * hidden, layers, bias=True)
-    tally.linear("proj", hidden, hidden, layers, bias=True)
-    tally.linear("linear_fc1", hidden, inner, layers, bias=True)
-    tally.linear("linear_fc2", inner, hidden, layers, bias=True)
-    tally.linear("linear_fc1", merged, merged, bias=True)
-    tally.linear("linear_fc2", merged, size(config, "out_hidden_size"), bias=True)
-    tally.other((patch + 1) * hidden + size(config, "num_position_embeddings") * hidden + (4 * layers + 2) * hidden)
+    _encoder(tally, hidden, inner, layers, ("q_proj", "k_proj", "v_proj", "out_proj"))
+    tally.other(_patch_weights(config, hidden) + hidden + _patches(config) * hidden + 2 * hidden)
     return tally
 
 
@@ -135,8 +129,7 @@ def gemma4(config: Config) -> Tally:
 def gemma4_audio(config: Config) -> Tally:
     """A conformer over mel frames: two convolutions, then blocks of two MLPs, attention and a depthwise convolution."""
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
-    channels = config.get("subsampling_conv_channels") or (128, 32)
-    first, second = int(channels[0]), int(channels[1])
+    first, second = _channels(config)
     tally = Tally("audio_tower")
     tally.linear("input_proj_linear", first // 4 * second, hidden)
     tally.linear("linear", hidden, 4 * hidden, 2 * layers)
@@ -149,6 +142,20 @@ def gemma4_audio(config: Config) -> Tally:
     per_layer = hidden // size(config, "num_attention_heads") + hidden * size(config, "conv_kernel_size") + 9 * hidden
     tally.other(layers * per_layer)
     return tally
+
+
+def _channels(config: Config) -> tuple[int, int]:
+    """Channels of the two convolutions; what follows is as wide as a quarter of the first times the second."""
+    where = "config.json: audio_config.subsampling_conv_channels"
+    named = config.get("subsampling_conv_channels")
+    if named is None:
+        return 128, 32
+    if not isinstance(named, list | tuple) or len(named) != 2:
+        raise CatalogError(f"{named!r} does not name the channels of two convolutions", where=where)
+    first, second = (size({"subsampling_conv_channels": one}, "subsampling_conv_channels") for one in named)
+    if first < 4:
+        raise CatalogError(f"{first} channels are too few", where=where, allowed="4 or more, then 1 or more")
+    return first, second
 
 
 def muse_glimmer(config: Config) -> Tally:
@@ -167,8 +174,9 @@ TOWERS: dict[str, Callable[[Config], Tally]] = {
     "siglip_vision_model": siglip,
     "pixtral": pixtral,
     "blip_2_vision_model": blip2,
-    "qwen3_5_vision": qwen3_5,
-    "qwen3_5_moe_vision": qwen3_5,
+    "idefics3_vision": idefics3,
+    "smolvlm_vision": idefics3,
+    **qwen_vision.TOWERS,
     "gemma4_vision": gemma4,
     "muse_glimmer_vision": muse_glimmer,
 }

@@ -12,3 +12,8 @@ sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 # Read when torch is loaded. Threads that wait for each other by spinning take the core from whom they wait for as soon as anything else
 # runs: training on two cores beside one busy process went at 340 tokens/s, asleep while waiting at 1,250 (docs/decisions/004-training.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Read when torch first asks a card for memory. Blocks of fixed size leave holes of gigabytes once caches grow and lines join; segments
+# that grow leave almost none, so what is reserved is what is needed (docs/decisions/006-planner.md).
+if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"

@@ -1,7 +1,8 @@
 """The requests being decoded together: one line each, left-padded, with one growing key-value cache.
 
-Lines join and leave between steps. Joining lines are prefilled apart and then laid beside the others; a line that leaves takes its
-part of the cache with it, so what is finished costs nothing.
+Lines join and leave between steps. Joining lines are prefilled apart, a piece at a time, and then laid beside the others layer by
+layer; a line that leaves takes its part of the cache with it. So beside the cache a step never needs more than PREFILL_TOKENS tokens'
+activations and one more tensor of the cache: what the planner counts on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from transformers import DynamicCache
 
 from onecard.engines.local.answer import Answer
 from onecard.engines.local.shared_model import SharedModel
+
+PREFILL_TOKENS = 2048  # tokens that go through the layers at once; longer prompts and larger joins go in pieces
 
 
 class Batch:
@@ -33,7 +36,11 @@ class Batch:
         """Prefills new lines behind the others and gives the logits [new lines, vocabulary] of their first tokens."""
         ids, mask = padded_left([answer.prompt_ids for answer in answers], self._model.device)
         cache = DynamicCache()  # without the config, so that sliding layers keep all positions and can be padded
-        logits = self._model.forward([answer.adapter for answer in answers], ids, mask, cache)
+        adapters = [answer.adapter for answer in answers]
+        columns = max(PREFILL_TOKENS // len(answers), 1)
+        for start in range(0, ids.shape[1], columns):
+            end = min(start + columns, ids.shape[1])
+            logits = self._model.forward(adapters, ids[:, start:end], mask[:, :end], cache)
         if self.answers:
             self._lay_beside(cache, mask)
         else:
@@ -68,16 +75,21 @@ class Batch:
         self.answers, self._cache, self._mask = [], DynamicCache(), torch.empty(0)
 
     def _lay_beside(self, new: DynamicCache, mask: torch.Tensor) -> None:
-        """Computes everything before it replaces anything: running out of memory here leaves the running lines whole."""
+        """Layer by layer, so that only one tensor is there twice. Memory that runs out at the first leaves the running lines whole;
+        at a later one, where room was just made, every line is lost and the batch is empty.
+        """
         length = max(self._mask.shape[1], mask.shape[1])
-        joined_mask = torch.cat([_longer(self._mask, length, 1), _longer(mask, length, 1)])
-        joined = [
-            (_joined(old.keys, added.keys, length), _joined(old.values, added.values, length))
-            for old, added in zip(self._cache.layers, new.layers, strict=True)
-        ]
-        self._mask = joined_mask
-        for layer, (keys, values) in zip(self._cache.layers, joined, strict=True):
-            layer.keys, layer.values = keys, values
+        for number, (layer, added) in enumerate(zip(self._cache.layers, new.layers, strict=True)):
+            try:
+                layer.keys = _joined(layer.keys, added.keys, length)
+                added.keys = None
+                layer.values = _joined(layer.values, added.values, length)
+                added.values = None
+            except Exception:
+                if number or added.keys is None:
+                    self.clear()
+                raise
+        self._mask = _joined(self._mask[:, None, :, None], mask[:, None, :, None], length)[:, 0, :, 0]
 
 
 def padded_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,14 +101,9 @@ def padded_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple
 
 
 def _joined(old: torch.Tensor, new: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.cat([_longer(old, length, 2), _longer(new, length, 2)])
-
-
-def _longer(tensor: torch.Tensor, length: int, dim: int) -> torch.Tensor:
-    """The tensor with zeros before it along `dim`, so that it has `length` positions there."""
-    missing = length - tensor.shape[dim]
-    if not missing:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim)
+    """Both [lines, heads, positions, width], one under the other, with zeros before what is shorter than `length` positions."""
+    lines, heads, _, width = old.shape
+    joined = old.new_zeros(lines + new.shape[0], heads, length, width)
+    joined[:lines, :, length - old.shape[2] :] = old
+    joined[lines:, :, length - new.shape[2] :] = new
+    return joined

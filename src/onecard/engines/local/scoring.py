@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from onecard.engines.local.batch import padded_left
+from onecard.engines.local.batch import PREFILL_TOKENS, padded_left
 from onecard.engines.local.shared_model import Resident, SharedModel
 
 
@@ -17,10 +17,12 @@ def mean_log_likelihoods(
     continuations: Sequence[Sequence[int]],
     lines: int,
 ) -> list[float]:
-    """Nats per token of each continuation (none empty) after the prompt (not empty), `lines` of them per forward pass."""
+    """Nats per token of each continuation (none empty) after the prompt (not empty), at most `lines` of them per forward pass."""
+    longest = len(prompt) + max(map(len, continuations), default=1)
+    together = max(min(lines, PREFILL_TOKENS // longest), 1)
     scores: list[float] = []
-    for start in range(0, len(continuations), lines):
-        scores += _of_one_pass(model, adapter, prompt, continuations[start : start + lines])
+    for start in range(0, len(continuations), together):
+        scores += _of_one_pass(model, adapter, prompt, continuations[start : start + together])
     return scores
 
 

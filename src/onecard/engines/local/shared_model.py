@@ -159,7 +159,7 @@ class SharedModel:
             said = self._model(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **taken
             )
-            return said.logits[:, -keep:].float().cpu()
+            return said.logits[:, -keep:].cpu().float()
 
     def vocabulary_of(self, adapter: Resident | None) -> int:
         """How many of the logits' columns may answer: the base's, and the adapter's own added tokens."""

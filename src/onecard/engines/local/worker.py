@@ -143,7 +143,14 @@ class Worker:
                     self._fail_all([answer], own_error)
 
     def _join(self, joining: list[Answer]) -> None:
-        self._give(joining, self._batch.join(joining))
+        running = list(self._batch.answers)
+        try:
+            logits = self._batch.join(joining)
+        except Exception as error:
+            if not self._batch.answers:  # the cache was being written anew: nothing of it is left
+                self._fail_all(running, error)
+            raise
+        self._give(joining, logits)
 
     def _step(self) -> None:
         self._batch.drop_finished()

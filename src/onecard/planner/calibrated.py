@@ -1,0 +1,74 @@
+"""From a machine's calibration to what the planner reckons with: measured figures in place of cold-start ones.
+
+The planner takes a share of a data sheet's rates. A measured rate is that share already, so it is scaled up to be taken.
+"""
+
+from __future__ import annotations
+
+from onecard.catalog.cards import Card
+from onecard.catalog.operators import operators_of
+from onecard.errors import ResultError
+from onecard.evidence.calibration import Calibration
+from onecard.evidence.calibration_rows import Form as CalibratedForm
+from onecard.planner import engine_facts as facts
+from onecard.planner.engine_facts import EngineFacts, Taken
+from onecard.planner.speed import HostFacts, SpeedFacts, cold_start, is_cpu
+
+FORMS: tuple[CalibratedForm, ...] = ("none", "int8", "nf4")
+LINEARS = 7  # of a layer of the small model that was timed, a Llama
+
+
+def check_card(measured: Calibration, card: Card, where: str) -> None:
+    """ResultError when the calibration is another card's."""
+    if measured.card.id != card.id and not (measured.card.kind == "cpu" and is_cpu(card)):
+        raise ResultError(
+            f"it was measured on {measured.card.name}, and the plan is for {card.name}",
+            where=where,
+            next_step=f"plan with --card {measured.card.id}, or run `onecard calibrate` on the other card",
+        )
+
+
+def calibrated_speed(measured: Calibration, card: Card) -> SpeedFacts:
+    """What the machine can do. What was not measured keeps its cold-start value, and the whole is then called assumed."""
+    believed = cold_start(card)
+    engine = facts.LOCAL_ON_CPU if is_cpu(card) else facts.LOCAL_ON_CARD
+    host = _host(measured, engine)
+    copied, best = measured.copy_gbs, measured.best_tflops
+    return SpeedFacts(
+        bandwidth_gbs=copied.median / engine.bandwidth_share if copied else believed.bandwidth_gbs,
+        tflops=best / engine.compute_share if best else believed.tflops,
+        overhead_us=host.operator_us if host else believed.overhead_us,
+        tag="measured" if copied and best and host else "assumed",
+        source=f"{measured.card.name}, calibrated on {measured.at[:10]}",
+        host=host,
+    )
+
+
+def calibrated_context(measured: Calibration) -> Taken | None:
+    """What a process was seen to take of the card beside torch's memory; None when that was not measured."""
+    size = measured.context_bytes
+    return None if size is None else Taken(size, "measured", f"calibrated on {measured.at[:10]}")
+
+
+def _host(measured: Calibration, engine: EngineFacts) -> HostFacts | None:
+    """Microseconds of an operator from a Llama's layer, and what Linears in a form and adapters add, in operators."""
+    plain = measured.layer_us("none")
+    llama = operators_of("llama")
+    if plain is None or llama is None:
+        return None
+    layer = llama.per_layer + llama.linears_per_layer + facts.MODULE_OPERATORS * llama.module_calls_per_layer
+    operator_us = plain / layer
+    linear, adapter, mixed = (
+        dict(engine.linear_operators),
+        dict(engine.adapter_operators),
+        dict(engine.mixed_adapter_operators),
+    )
+    for form in FORMS:
+        whole = measured.layer_us(form)
+        if whole is not None:
+            linear[form] = max(whole - plain, 0.0) / LINEARS / operator_us
+        if (own := measured.adapter_linear_us(form)) is not None:
+            adapter[form] = own / operator_us
+        if (each := measured.mixed_adapter_linear_us(form)) is not None:
+            mixed[form] = each / operator_us
+    return HostFacts(operator_us, linear, adapter, mixed)
