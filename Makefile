@@ -22,6 +22,8 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python mini/check_glossary.py
 	$(BIN)/python docs/generate_help.py --check
+	$(BIN)/python docs/draw_document_c.py --check
+	$(BIN)/python benchmarks/planner_truth.py table --check
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -30,9 +32,13 @@ fix: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate_help.py
+	$(BIN)/python docs/draw_document_c.py
+	$(BIN)/python docs/draw_plan.py
+	$(BIN)/python benchmarks/planner_truth.py table
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/planning_speed.py
 
 clean:
 	rm -rf $(VENV) onecard-demo

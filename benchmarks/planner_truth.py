@@ -1,7 +1,8 @@
 """How true the plan is: predicted beside measured, on a GPU, for whole models of real shape with random weights.
 
 `python benchmarks/planner_truth.py measure --set fit --out DIR` runs every case in a fresh process and writes one JSON document.
-`python benchmarks/planner_truth.py table FILE...` plans the same cases and writes the table of errors that the docs show.
+`... keep FILE...` keeps of them what a comparison needs; `... table` plans the same cases with today's planner and writes the page of
+errors that the docs show.
 """
 
 from __future__ import annotations
@@ -20,7 +21,21 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+MEASURED = HERE.parent / "docs" / "measurements" / "planner-truth"
+PAGE = HERE.parent / "docs" / "measurements" / "planner-truth.md"
 sys.path.insert(0, str(HERE / "truth"))
+
+
+def edges_of(case: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each context and number of callers two cards: one that the plan just fits, one of which it needs 6% more than there is."""
+    from table import need_bytes
+
+    found = []
+    for context, callers in case["edge_shapes"]:
+        need = need_bytes({**case, "context": context, "concurrency": callers})
+        for part, fits in ((1.0, True), (0.94, False)):
+            found.append({"context": context, "concurrency": callers, "cap_bytes": round(need * part), "fits": fits})
+    return found
 
 
 class Checkpoints:
@@ -83,9 +98,9 @@ def measure(arguments: argparse.Namespace) -> None:
         cases = [{**case, "kind": f"look-{case['kind']}"} for case in cases]
     if arguments.only:
         cases = [case for case in cases if any(word in case["model"] for word in arguments.only)]
-    if arguments.edges:
-        for case, found in zip(cases, json.loads(Path(arguments.edges).read_text()), strict=True):
-            case |= found
+    for case in cases:
+        if case.get("edge_shapes"):
+            case["edges"] = edges_of(case)
     order = {model: n for n, model in enumerate(dict.fromkeys(case["model"] for case in cases))}
     cases.sort(key=lambda case: order[case["model"]])
     scratch = Path(arguments.scratch)
@@ -159,11 +174,39 @@ def _worker(context: Any, spec: dict[str, Any], file: Path, seconds: float) -> d
     return found
 
 
+def keep(arguments: argparse.Namespace) -> None:
+    """Raw measurements become the documents that stay: what a case was, its sizes, peaks and times."""
+    from table import compact
+
+    for file in arguments.files:
+        document = compact(json.loads(file.read_text()))
+        MEASURED.mkdir(parents=True, exist_ok=True)
+        place = MEASURED / f"{document['at'][:10]}-{document['set']}.json"
+        place.write_text(json.dumps(document, indent=1) + "\n")
+        print(f"kept: {place}")
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """The page of errors, made of every kept document and today's planner. With `--check` nothing is written: exit code 1 when the page
+    is not what it would be."""
+    from table import page, read
+
+    text = page(read(sorted(MEASURED.glob("*.json"))))
+    if arguments.check:
+        sys.exit(
+            0
+            if PAGE.exists() and PAGE.read_text() == text
+            else f"{PAGE.name} is not fresh: run {Path(__file__).name} table"
+        )
+    PAGE.write_text(text)
+    print(f"written: {PAGE}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(required=True)
     verb = verbs.add_parser("measure")
-    verb.add_argument("--set", choices=("fit", "check"), default="check")
+    verb.add_argument("--set", choices=("fit", "check", "short"), default="check")
     verb.add_argument("--kinds", nargs="+", choices=("serve", "train"), default=["serve", "train"])
     verb.add_argument("--only", nargs="*", help="part of a model's id")
     verb.add_argument("--out", default="results/truth")
@@ -171,8 +214,13 @@ def main() -> None:
     verb.add_argument("--minutes", type=float, default=60)
     verb.add_argument("--parallel", type=int, default=3)
     verb.add_argument("--layers", type=int, help="look at models of so few layers instead of measuring whole ones")
-    verb.add_argument("--edges", help="JSON that adds keys to each case")
     verb.set_defaults(run=measure)
+    verb = verbs.add_parser("keep")
+    verb.add_argument("files", nargs="+", type=Path)
+    verb.set_defaults(run=keep)
+    verb = verbs.add_parser("table")
+    verb.add_argument("--check", action="store_true")
+    verb.set_defaults(run=table)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

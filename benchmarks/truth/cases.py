@@ -109,3 +109,25 @@ TRAINING = {
         _training(SMOL, "none", 4, 1024, optimizer="adamw_torch"),
     ],
 }
+
+# A shorter `check` for when time is short: architectures, forms and recipes that `fit` has not, and cards made small.
+EDGES = [(2048, 4), (6144, 2), (1024, 12)]
+SERVING["short"] = [
+    *_serving(MISTRAL, 8192, 2, forms=("int8",), adapters=1, rank=32),
+    *_serving(OLMO, 2048, 4, forms=("none", "int8", "nf4"), edge_shapes=EDGES),
+    *_serving(SMOL, 4096, 8, forms=("none", "nf4"), edge_shapes=EDGES),
+    *_serving(LLAMA, 8192, 3, forms=("nf4", "int8"), adapters=3, rank=8, edge_shapes=EDGES),
+    *_serving(PHI4, 4096, 4, forms=("nf4",), adapters=1, edge_shapes=EDGES),
+    *_serving(GEMMA, 2048, 3, forms=("nf4",)),
+    *_serving(STARCODER, 4096, 2, forms=("nf4",)),
+    *_serving(PHI3, 4096, 4, forms=("none",)),
+]
+TRAINING["short"] = [
+    _training(LLAMA, "int8", 1, 2048),
+    _training(OLMO, "nf4", 2, 1024),
+    _training(SMOL, "none", 4, 1024, optimizer="adamw_torch"),
+    _training(PHI4, "nf4", 3, 768, added=["<A>", "<B>"]),
+    _training(GEMMA, "nf4", 1, 1024),
+    _training(STARCODER, "nf4", 1, 1024, rank=64, dropout=0.0, optimizer="adamw_torch"),
+    _training(PHI3, "none", 2, 1024, checkpointing=False),
+]

@@ -190,26 +190,31 @@ def _largest(passes: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda p: p["start_s"])
 
 
-def edges(watched: Watched, process_bytes: int) -> list[dict[str, Any]]:
-    """Does a fleet that the plan calls fitting run on a card of that size, and does one it calls too large not?"""
+def edges(watched: Watched) -> list[dict[str, Any]]:
+    """Does what the plan calls fitting run on a card of that size, and does it fail on one that the plan calls too small?
+
+    The card is made small for torch: `cap_bytes` is what a process may allocate of it.
+    """
     found = []
     total = torch.cuda.get_device_properties(0).total_memory if gauge.CARD else 1
     for edge in watched.spec.get("edges", []):
         watched.engine._worker._lines = edge["concurrency"]
-        watched.engine._info = type(watched.engine._info)(
-            **{**vars(watched.engine._info), "context": edge["context"], "concurrency": edge["concurrency"]}
-        )
-        outcome = "ran"
+        info = {**vars(watched.engine._info), "context": edge["context"], "concurrency": edge["concurrency"]}
+        watched.engine._info = type(watched.engine._info)(**info)
+        outcome, start = "ran", time.perf_counter()
         if gauge.CARD:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, (edge["card_bytes"] - process_bytes) / total))
+            torch.cuda.set_per_process_memory_fraction(min(1.0, edge["cap_bytes"] / total))
         try:
             worst_moments(watched, edge["context"], edge["concurrency"])
         except OnecardError as error:
-            outcome = str(error).splitlines()[0][:160]
-        found.append({**edge, "outcome": outcome, "peak_reserved": gauge.peak_reserved()})
+            outcome = str(error).splitlines()[0][:120]
         watched.engine._worker.run(lambda: watched.engine._worker._batch.clear()).result()
+        peak = gauge.peak_reserved()
+        found.append(
+            {**edge, "outcome": outcome, "peak_reserved": peak, "seconds": round(time.perf_counter() - start, 1)}
+        )
     return found
 
 
@@ -233,6 +238,6 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         result["process_bytes"] = gauge.driver_used() - before - gauge.reserved()
     if spec.get("edges"):
         with alone(spec["lock"], shared=True):
-            result["edges"] = edges(watched, spec["process_bytes"])
+            result["edges"] = edges(watched)
     watched.engine.close()
     return result

@@ -66,6 +66,20 @@ def build(config: Mapping[str, Any]) -> Any:
         return transformers.AutoModelForCausalLM.from_config(built)
 
 
+@pytest.fixture(scope="session")
+def saved() -> Callable[..., dict[str, Any]]:
+    """What transformers reads back of a config that it saved: with every key, or as `save_pretrained` writes it, without defaults."""
+
+    def save(config: Mapping[str, Any], *, every_key: bool = True) -> dict[str, Any]:
+        import transformers
+
+        keys = {key: value for key, value in config.items() if key != "model_type"}
+        built = transformers.AutoConfig.for_model(config["model_type"], **keys)
+        return dict(json.loads(built.to_json_string(use_diff=not every_key)))
+
+    return save
+
+
 def sizes_of(linear: Any) -> tuple[int, int]:
     """Inputs and outputs of a Linear, or of GPT-2's Conv1D, which holds them transposed."""
     if hasattr(linear, "in_features"):

@@ -144,6 +144,13 @@ def test_counts_of_small_variants_are_those_of_the_real_model(variant, real_mode
     assert count_parameters(config) == real_model(config).components
 
 
+@pytest.mark.parametrize("every_key", [True, False])
+@pytest.mark.parametrize("config", [*(m.config for m in MODELS.values()), *VARIANTS.values()], ids=[*MODELS, *VARIANTS])
+def test_what_transformers_saves_of_a_config_has_the_same_layout(config, every_key, saved):
+    """The trap: Gemma 4's keys of full layers become `per_layer_config` when the model is saved."""
+    assert layout(saved(config, every_key=every_key)) == layout(config)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model_type=st.sampled_from(["mistral", "llama", "qwen2", "qwen3", "olmo3", "phi3", "smollm3", "gemma3_text"]),

@@ -26,24 +26,24 @@ class Facts:
 
 EXPECTED = {
     "justnews-rtx3090": Facts(
-        15.22, 6.88, False, {"base": (7798, 11)}, {"synthesizer": "misses", "critic": "misses", "reranker": "unknown"}
+        11.89, 10.21, False, {"base": (15511, 22)}, {"synthesizer": "misses", "critic": "misses", "reranker": "unknown"}
     ),
-    "local-rtx3070": Facts(7.16, 0.14, True, {"base": (9360, 1)}, {"assistant": "meets"}),
+    "local-rtx3070": Facts(7.11, 0.19, True, {"base": (9728, 1)}, {"assistant": "meets"}),
     "newsreader-rtx3090": Facts(
-        22.55,
-        0.05,
-        True,
-        {"vision": (2123, 1), "vision-small": (1137, 1), "base": (4179, 2)},
+        22.14,
+        0.46,
+        False,
+        {"vision": (2919, 1), "vision-small": (2048, 2), "base": (5838, 2)},
         {"newsreader": "unclear", "synthesizer": "unknown"},
     ),
     "qa-mi300x": Facts(
-        40.54,
-        148.94,
+        33.39,
+        156.09,
         False,
-        {"phi": (16384, 90), "qwen": (40960, 124), "nemo": (82575, 112)},
-        {"question-writer": "meets", "question-answerer": "meets", "conversation": "unclear"},
+        {"phi": (16384, 171), "qwen": (40960, 233), "nemo": (131072, 212)},
+        {"question-writer": "unclear", "question-answerer": "unclear", "conversation": "misses"},
     ),
-    "style-a10g": Facts(6.75, 14.80, False, {"base": (14783, 30)}, {"writer": "meets"}),
+    "style-a10g": Facts(6.07, 15.48, False, {"base": (28003, 55)}, {"writer": "meets"}),
 }
 
 
@@ -67,9 +67,9 @@ def test_an_example_plans_as_its_document_was_found_to_be(name: str) -> None:
 
 
 def test_document_a_is_late_in_int8_and_in_time_elsewhere() -> None:
-    """One caller of int8 through transformers makes 15 tokens a second: 120 tokens in 4 s cannot be."""
+    """Adapters mixed in int8 through transformers take a fifth of a second a token: 120 tokens in 4 s cannot be."""
     plan = made("justnews-rtx3090")
-    assert {way.agent for way in plan.faster if way.verdict == "meets"} == {"synthesizer", "critic"}
+    assert {way.agent for way in plan.faster if way.verdict == "meets"} == {"critic"}
 
 
 def test_document_d_says_what_llava_in_int8_really_takes() -> None:
@@ -95,5 +95,4 @@ def test_the_demo_fits_any_machine_and_keeps_its_deadlines() -> None:
     assert plan.need_bytes < GIB
     assert len(plan.trainings) == 2
     if plan.card.id == "cpu":
-        assert not plan.faster
         assert {agent.verdict for agent in plan.agents} <= {"meets", "unclear"}

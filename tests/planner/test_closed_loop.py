@@ -18,7 +18,8 @@ from onecard.engines.local.answer import Answer, Prompt
 from onecard.engines.local.worker import Worker
 from onecard.errors import OnecardError
 from onecard.evidence.summaries import percentile
-from onecard.planner.closed_loop import MOST_LINES, MOST_WAITING, RETURN_S, drained_s, steady
+from onecard.planner.closed_loop import MOST_LINES, MOST_WAITING, drained_s, steady
+from onecard.planner.course import RETURN_S
 from onecard.planner.load import Load, Shape, asked_for
 
 

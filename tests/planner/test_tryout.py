@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from onecard.catalog.cards import Card, find_card
 from onecard.catalog.models import find_model
 from onecard.fleet.schema import Fleet
+from onecard.planner.engine_facts import Taken
 from onecard.planner.option import Candidate, Copy, Facts, Place
 from onecard.planner.plan import Evidence, plan
 from onecard.planner.shapes import shape_of_model
@@ -42,10 +44,16 @@ def place(make_fleet: Callable[..., Fleet]) -> Callable[..., Place]:
     return make
 
 
-def test_an_option_says_what_the_plan_of_that_fleet_says(place):
-    here = place()
+@pytest.mark.parametrize("context", [None, Taken(2**30, "measured", "seen")])
+def test_an_option_says_what_the_plan_of_that_fleet_says(place, context: Taken | None):
+    here = replace(place(), context=context)
     option = with_speeds(tried(here, candidate(QWEN), "int8"), here)
-    made = plan(option.fleet, here.card, {"base": shape_of_model(find_model(QWEN))}, Evidence(data={"writer": ROWS}))
+    made = plan(
+        option.fleet,
+        here.card,
+        {"base": shape_of_model(find_model(QWEN))},
+        Evidence(data={"writer": ROWS}, context=context),
+    )
     assert option.need_bytes == made.need_bytes and option.headroom_bytes == made.headroom_bytes
     assert option.largest_context == made.limits[0].largest_context
     assert [speed.busy for speed in option.speeds] == [agent.busy for agent in made.agents]

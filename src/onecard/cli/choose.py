@@ -146,12 +146,15 @@ def chosen(
         for form in forms if forms and candidate.shape else sensible_forms(place, candidate):
             option = tried(place, candidate, form)
             if not failures(option, limits):
+                option = with_measurements(with_speeds(option, place, 1), place, evidence)
+            if option.speeds and not failures(option, limits):
                 option = with_speeds(option, place)
-            options.append(with_measurements(option, place, evidence))
+            options.append(option)
     choice = choose_between(options, limits, order)
     if choice.chosen is None:
         near = sorted(choice.out, key=how_far)
-        timed = {id(out.option): with_speeds(out.option, place) for out in near[:TIMED_FOR_A_MISS]}
+        nearest = [out.option for out in near[:TIMED_FOR_A_MISS]]
+        timed = {id(one): with_measurements(with_speeds(one, place), place, evidence) for one in nearest}
         choice = choose_between([timed.get(id(option), option) for option in options], limits, order)
     return choice
 
@@ -160,8 +163,9 @@ def place_of(
     loaded: LoadedFleet, agent: str, limits: Limits, card_id: str | None, calibration: Path | None, *, offline: bool
 ) -> Place:
     """The fleet with the agent whose model is chosen, on its card. FleetError for an agent nobody has or whose model is remote."""
-    from onecard.cli.plan import card_of, data_facts, shapes_of, speed_of
+    from onecard.cli.plan import calibration_of, card_of, data_facts, shapes_of
     from onecard.errors import FleetError
+    from onecard.planner.calibrated import calibrated_context, calibrated_speed
     from onecard.planner.option import Place
     from onecard.planner.room import with_model
     from onecard.planner.speed import cold_start
@@ -176,8 +180,10 @@ def place_of(
     card = card_of(loaded.fleet, card_id)
     fleet = with_model(loaded.fleet, key, context=limits.context) if limits.context else loaded.fleet
     data = {name: facts for name in fleet.agents if (facts := data_facts(loaded, name)) is not None}
-    speed = speed_of(card, calibration) or cold_start(card)
-    place = Place(fleet, agent, card, shapes_of(loaded, offline=offline), speed, data)
+    measured = calibration_of(card, calibration)
+    speed = calibrated_speed(measured, card) if measured else cold_start(card)
+    context = calibrated_context(measured) if measured else None
+    place = Place(fleet, agent, card, shapes_of(loaded, offline=offline), speed, data, context)
     if place.available_bytes <= 0:
         raise FleetError(
             f"the reserve of {fleet.reserve_gib:g} GiB leaves nothing of the {card.total_gib:.4g} GiB of {card.name}",

@@ -58,17 +58,16 @@ def _host(measured: Calibration, engine: EngineFacts) -> HostFacts | None:
         return None
     layer = llama.per_layer + llama.linears_per_layer + facts.MODULE_OPERATORS * llama.module_calls_per_layer
     operator_us = plain / layer
-    linear, adapter, mixed = (
-        dict(engine.linear_operators),
-        dict(engine.adapter_operators),
-        dict(engine.mixed_adapter_operators),
-    )
+    linear, prefill = dict(engine.linear_operators), dict(engine.prefill_linear_operators)
+    adapter, mixed = dict(engine.adapter_operators), dict(engine.mixed_adapter_operators)
     for form in FORMS:
         whole = measured.layer_us(form)
         if whole is not None:
             linear[form] = max(whole - plain, 0.0) / LINEARS / operator_us
+            if believed := engine.linear_operators[form]:  # a prefill keeps its ratio to decoding
+                prefill[form] = engine.prefill_linear_operators[form] * linear[form] / believed
         if (own := measured.adapter_linear_us(form)) is not None:
             adapter[form] = own / operator_us
         if (each := measured.mixed_adapter_linear_us(form)) is not None:
             mixed[form] = each / operator_us
-    return HostFacts(operator_us, linear, adapter, mixed)
+    return HostFacts(operator_us, linear, prefill, adapter, mixed)

@@ -1,30 +1,26 @@
 """How requests differ from one another under load: callers who each send the next request when the last is answered.
 
-A computation of events after the local engine's own rule (`engines/local/worker.py`): whoever waits joins as soon as a line is free,
-those who join are prefilled together, then all lines decode together. Steps between two events are taken at once, so its cost depends
-on the number of requests and not on their tokens.
+What the engine does comes from `course.py`, in passes; here they are given the times of an engine, and become seconds of requests.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property, lru_cache
 from math import ceil
 from random import Random
 from typing import Protocol
 
-from onecard.planner.load import LENGTHS, SEED, Load, Shape, asked_for, quantile_factors
+from onecard.evidence.summaries import percentile
+from onecard.planner.course import COURSES_KEPT, TINY_S, Course, Joining, Passes, Times, own_course, usual_course
+from onecard.planner.load import LENGTHS, SEED, Load, quantile_factors
 
-# The next request of a caller is on its way for a moment, so it misses the step that begins then, and callers answered by the same
-# step come back one after the other. Only the order matters; the time itself is in the engine's time for a prefill.
-RETURN_S = 0.0002
 MOST_LINES = 512  # above this several lines are reckoned as one
 MOST_WAITING = 256  # above this the queue's length is reckoned from the rate
+SEEN_KEPT = 256  # loads with times of their own
 MOST_COUNTED = 2048  # requests of a computation, so that an agent with a small part is seen often enough
-TINY_S = 1e-12
+
+Seen = tuple[list[float], float]  # seconds of an agent's requests, and how many of them are answered a second
 
 
 class Timed(Protocol):
@@ -35,30 +31,34 @@ class Timed(Protocol):
     def prefill_s(self, lines: int, tokens_each: int) -> float: ...
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One request: whose, seconds from when its caller was free to its last token, and the moment that was."""
-
-    agent: str
-    seconds: float
-    at_s: float
-
-
-def steady(load: Load, timed: Timed, agent: str) -> tuple[list[float], float]:
+def steady(load: Load, timed: Timed, agent: str) -> Seen:
     """Seconds of the agent's requests once every caller has been answered twice, and how many of them are answered a second."""
-    callers = min(load.callers, load.lines + MOST_WAITING)
-    weight = ceil(min(callers, load.lines) / MOST_LINES)
-    part = load.part(agent)
-    counted = min(ceil(LENGTHS * min(callers, 4) / min(4 * part, 1)), MOST_COUNTED)
-    settled = 2 * ceil(callers / weight)
-    answers = list(islice(_Loop(load, timed, callers, weight, None).answers(), settled + counted))
-    begun, ended = answers[settled - 1].at_s, answers[-1].at_s
-    rate = weight * counted / max(ended - begun, TINY_S)
-    more_s = (load.callers - callers) / rate  # each further caller in the queue is one more answer to wait for
-    seen = answers[settled:]
-    own = [answer.seconds for answer in seen if answer.agent == agent] or [answer.seconds for answer in seen]
-    moods = quantile_factors(load.machine_spread, Random(SEED + 1))
-    return [(seconds + more_s) * next(moods) for seconds in own], rate * part
+    watch = _watch(load, agent)
+    passes = _TimedPasses(load, timed, watch.weight)
+    times = watch.usual.times(passes)
+    return watch.seen(times) if watch.usual.holds(times) else watch.seen_with(passes)
+
+
+def steady_percentiles(load: Load, timed: Timed, agent: str, percents: tuple[float, ...]) -> tuple[list[float], float]:
+    """These percentiles of what `steady` gives, and how many of the agent's requests are answered a second.
+
+    Remembered by the times of the passes: forms and cards often differ in what this load never meets, and ways are tried again.
+    """
+    watch = _watch(load, agent)
+    passes = _TimedPasses(load, timed, watch.weight)
+    times = watch.usual.times(passes)
+    holds = watch.usual.holds(times)
+    ordered, rate = _usually_seen(load, agent, times) if holds else _in_order(watch.seen_with(passes))
+    return [percentile(ordered, percent) for percent in percents], rate
+
+
+@lru_cache(maxsize=SEEN_KEPT)
+def _usually_seen(load: Load, agent: str, times: Times) -> Seen:
+    return _in_order(_watch(load, agent).seen(times))
+
+
+def _in_order(seen: Seen) -> Seen:
+    return sorted(seen[0]), seen[1]
 
 
 def drained_s(load: Load, timed: Timed, requests: int) -> float:
@@ -66,136 +66,119 @@ def drained_s(load: Load, timed: Timed, requests: int) -> float:
     few = min(requests, max(MOST_COUNTED, 4 * min(load.callers, load.lines)))
     callers = min(load.callers, few)
     weight = ceil(min(callers, load.lines) / MOST_LINES)
-    answers = list(_Loop(load, timed, callers, weight, ceil(few / weight)).answers())
+    everybody = ceil(few / weight)
+    passes = _TimedPasses(load, timed, weight)
+    course = usual_course(load, callers, weight, everybody, everybody)
+    if not course.holds(course.times(passes)):
+        course = own_course(load, passes, callers, weight, everybody, everybody)
     agent = load.shapes[0].agent
     more_s = (requests - few) * load.part(agent) / steady(load, timed, agent)[1] if requests > few else 0.0
-    return answers[-1].at_s + more_s
+    return course.moments_s(course.times(passes))[-1] + more_s
 
 
 @dataclass(frozen=True)
-class _Asked:
-    shape: Shape
-    new_tokens: int
-    free_s: float  # when its caller was free to ask
-    arrives_s: float
-    order: int
+class _Watch:
+    """What is looked at of a load: `counted` answers after the first `settled`, those of one agent, whose part of the load is `part`.
 
-
-class _Loop:
-    """The engine between two events; `weight` lines and callers are reckoned as one.
-
-    `step` counts decode steps: a line that joined at step s with n tokens to write ends at step s + n - 1, its first token being the
-    prefill's. `held` is how many tokens all lines have in the cache.
+    Of more than `callers` only these are reckoned, `weight` as one; the queue of the others, `waiting`, follows from the rate.
     """
 
-    def __init__(self, load: Load, timed: Timed, callers: int, weight: int, most: int | None) -> None:
-        self._load, self._coming, self._most = load, asked_for(load), most
-        self._step_s, self._prefill_s = _step_times(load, timed, weight), _prefill_times(load, timed, weight)
-        self._lines, self._return_s = ceil(min(load.lines, callers) / weight), weight * RETURN_S
-        self._running: list[tuple[int, int, _Asked]] = []  # a heap: (step it ends at, order, request)
-        self._waiting: deque[_Asked] = deque()
-        self._now, self._step, self._held, self._asked = 0.0, 0, 0, 0
-        for number in range(ceil(callers / weight)):
-            self._ask(0.0, number * self._return_s)
+    load: Load
+    agent: str
+    part: float
+    callers: int
+    waiting: int
+    weight: int
+    settled: int
+    counted: int
 
-    def answers(self) -> Iterator[Answered]:
-        """Every answer when it ends, without end unless only so many are asked for."""
-        while self._running or self._waiting:
-            self._join()
-            yield from self._ended()
-            if self._running:
-                self._decode()
-                yield from self._ended()
+    @cached_property
+    def usual(self) -> Course:
+        return usual_course(self.load, self.callers, self.weight, self.settled + self.counted)
 
-    def _ask(self, free_s: float, arrives_s: float) -> None:
-        if self._most is None or self._asked < self._most:
-            self._waiting.append(_Asked(*next(self._coming), free_s, arrives_s, self._asked))
-            self._asked += 1
+    @cached_property
+    def _usual_own(self) -> list[tuple[int, int, float]]:
+        return self._own(self.usual)
 
-    def _join(self) -> None:
-        """Whoever waits joins while lines are free, in one prefill."""
-        if not self._running:
-            self._now = max(self._now, self._waiting[0].arrives_s)
-        joining: list[_Asked] = []
-        while (
-            self._waiting
-            and len(self._running) + len(joining) < self._lines
-            and self._waiting[0].arrives_s <= self._now
-        ):
-            joining.append(self._waiting.popleft())
-        if not joining:
-            return
-        self._now += self._prefill_s(joining)
-        if self._running and self._load.piece_tokens is not None:  # the others decode on, a step with every piece
-            tokens = sum(request.shape.prompt_tokens for request in joining)
-            pieces = min(ceil(tokens / self._load.piece_tokens), self._running[0][0] - self._step)
-            self._step, self._held = self._step + pieces, self._held + pieces * len(self._running)
-        for request in joining:
-            heapq.heappush(self._running, (self._step + request.new_tokens - 1, request.order, request))
-            self._held += request.shape.prompt_tokens
+    def seen(self, times: Times) -> Seen:
+        """What there is to see where the usual course holds."""
+        return self._seen(self.usual, self._usual_own, times)
 
-    def _decode(self) -> None:
-        """All steps until a line ends or somebody joins, at once."""
-        lines, steps = len(self._running), self._running[0][0] - self._step
-        if self._waiting and lines < self._lines:  # somebody joins after the step in which it arrives
-            until = (self._waiting[0].arrives_s - self._now) / self._step_s(lines, self._held / lines + 1)
-            steps = min(steps, max(1, ceil(until)))
-        self._now += steps * self._step_s(lines, self._held / lines + (steps + 1) / 2)
-        self._step, self._held = self._step + steps, self._held + steps * lines
+    def seen_with(self, passes: Passes) -> Seen:
+        """The same where it does not."""
+        course = own_course(self.load, passes, self.callers, self.weight, self.settled + self.counted)
+        return self._seen(course, self._own(course), course.times(passes))
 
-    def _ended(self) -> Iterator[Answered]:
-        """Lines that are done; their callers ask again, one after the other."""
-        back = 0
-        while self._running and self._running[0][0] <= self._step:
-            request = heapq.heappop(self._running)[2]
-            self._held -= request.shape.prompt_tokens + request.new_tokens - 1
-            back += 1
-            self._ask(self._now, self._now + back * self._return_s)
-            yield Answered(request.shape.agent, self._now - request.free_s, self._now)
+    def _seen(self, course: Course, own: list[tuple[int, int, float]], times: Times) -> Seen:
+        moments = course.moments_s(times)
+        begun, ended = moments[course.answers[self.settled - 1][2]], moments[course.answers[-1][2]]
+        rate = self.weight * self.counted / max(ended - begun, TINY_S)
+        more_s = self.waiting / rate  # each further caller in the queue is one more answer to wait for
+        seconds = [(moments[end] - moments[free] + more_s) * mood for free, end, mood in own]
+        return seconds, rate * self.part
+
+    def _own(self, course: Course) -> list[tuple[int, int, float]]:
+        """The agent's requests, everybody's where it has none among them: the moments its caller was free and it was answered, and how
+        much longer or shorter it takes because of the machine."""
+        seen = course.answers[self.settled :]
+        own = [answer for answer in seen if answer[0] == self.agent] or seen
+        moods = quantile_factors(self.load.machine_spread, Random(SEED + 1))
+        return [(free, end, next(moods)) for _, free, end in own]
 
 
-def _prefill_times(load: Load, timed: Timed, weight: int) -> Callable[[Sequence[_Asked]], float]:
-    """Seconds to prefill those who join: padded to the longest prompt of them, as the local engine does."""
-    typical = sum(load.part(shape.agent) * shape.new_tokens for shape in load.shapes)
-    together = max(1, round(min(load.callers, load.lines) / typical))  # who end by the same step, on average
-    known: dict[tuple[int, int], float] = {}
+@lru_cache(maxsize=COURSES_KEPT)
+def _watch(load: Load, agent: str) -> _Watch:
+    callers = min(load.callers, load.lines + MOST_WAITING)
+    weight = ceil(min(callers, load.lines) / MOST_LINES)
+    part = load.part(agent)
+    return _Watch(
+        load=load,
+        agent=agent,
+        part=part,
+        callers=callers,
+        waiting=load.callers - callers,
+        weight=weight,
+        settled=2 * ceil(callers / weight),
+        counted=min(ceil(LENGTHS * min(callers, 4) / min(4 * part, 1)), MOST_COUNTED),
+    )
 
-    def seconds(joining: Sequence[_Asked]) -> float:
-        key = len(joining), max(request.shape.prompt_tokens for request in joining)
-        if key not in known:
-            lines = key[0] * weight
-            group = lines if weight == 1 else min(lines, together)
-            known[key] = timed.prefill_s(group, key[1]) * lines / group
-        return known[key]
 
-    return seconds
+class _TimedPasses:
+    """The passes of an engine; `weight` lines are reckoned as one.
 
+    A prefill is padded to the longest prompt of those who join, as the local engine does. Steps are timed for a few numbers of lines
+    and taken to be between them otherwise, each a straight line in the tokens of a line.
+    """
 
-def _step_times(load: Load, timed: Timed, weight: int) -> Callable[[int, float], float]:
-    """Seconds of a step as a straight line in the tokens of a line, for a few numbers of lines and between them."""
-    short = min(shape.prompt_tokens for shape in load.shapes)
-    long = max(shape.prompt_tokens + min(2 * shape.new_tokens, shape.longest) for shape in load.shapes) + 1
-    sampled: dict[int, tuple[float, float]] = {}
-    known: dict[int, tuple[float, float]] = {}
+    def __init__(self, load: Load, timed: Timed, weight: int) -> None:
+        self._timed, self._weight = timed, weight
+        self._short = min(shape.prompt_tokens for shape in load.shapes)
+        self._long = max(shape.prompt_tokens + min(2 * shape.new_tokens, shape.longest) for shape in load.shapes) + 1
+        typical = sum(load.part(shape.agent) * shape.new_tokens for shape in load.shapes)
+        self._together = max(1, round(min(load.callers, load.lines) / typical))  # who end by the same step, on average
+        self._prefills: dict[Joining, float] = {}
+        self._sampled: dict[int, tuple[float, float]] = {}
+        self._steps: dict[int, tuple[float, float]] = {}
 
-    def sample(lines: int) -> tuple[float, float]:
-        if lines not in sampled:
-            first, last = (timed.step_s(lines * weight, tokens) for tokens in (short, long))
-            slope = (last - first) / (long - short)
-            sampled[lines] = first - slope * short, slope
-        return sampled[lines]
+    def prefill_s(self, joining: Joining) -> float:
+        if joining not in self._prefills:
+            lines = joining[0] * self._weight
+            group = lines if self._weight == 1 else min(lines, self._together)
+            self._prefills[joining] = self._timed.prefill_s(group, joining[1]) * lines / group
+        return self._prefills[joining]
 
-    def straight(lines: int) -> tuple[float, float]:
-        if lines not in known:
+    def step_s(self, lines: int) -> tuple[float, float]:
+        if lines not in self._steps:
             unit = max(1, 2 ** (lines.bit_length() - 3))  # 1 to 8 each, then four between one power of two and the next
             below = lines - lines % unit
             share = (lines - below) / unit
-            low, high = sample(below), sample(below + unit) if share else sample(below)
-            known[lines] = low[0] + share * (high[0] - low[0]), low[1] + share * (high[1] - low[1])
-        return known[lines]
+            low, high = self._sample(below), self._sample(below + unit) if share else self._sample(below)
+            self._steps[lines] = low[0] + share * (high[0] - low[0]), low[1] + share * (high[1] - low[1])
+        return self._steps[lines]
 
-    def seconds(lines: int, tokens_each: float) -> float:
-        fixed, each = straight(lines)
-        return max(fixed + each * tokens_each, TINY_S)
-
-    return seconds
+    def _sample(self, lines: int) -> tuple[float, float]:
+        if lines not in self._sampled:
+            first, last = (self._timed.step_s(lines * self._weight, tokens) for tokens in (self._short, self._long))
+            slope = (last - first) / (self._long - self._short)
+            self._sampled[lines] = first - slope * self._short, slope
+        return self._sampled[lines]

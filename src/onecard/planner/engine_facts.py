@@ -41,9 +41,9 @@ class EngineFacts:
     A pass (one token for every caller, or a piece of prefill) takes the longer of streaming bytes and computing, and what the host
     needs: the longer of both where launches overlap with work (`overlaps`), else their sum. In eager PyTorch that is operators
     launched one by one, each `overhead_us`: those catalog/operators.yaml counts, MODULE_OPERATORS for every module called,
-    `linear_operators` more for a Linear in a form, and for every adapter on a Linear `adapter_operators`, or
-    `mixed_adapter_operators` where a batch mixes several. In one CUDA graph it is `layer_us` a layer, and adapters add
-    `adapter_layer_us` a layer for the first and `more_adapters_layer_us` for each further one in the batch.
+    `linear_operators` more for a Linear in a form (`prefill_linear_operators` where more than one token goes through), and for every
+    adapter on a Linear `adapter_operators`, or `mixed_adapter_operators` where a batch mixes several. In one CUDA graph it is
+    `layer_us` a layer, and adapters add `adapter_layer_us` a layer for the first and `more_adapters_layer_us` for each further one.
     `step_s`, `line_s` and `word_s` are for choosing tokens: a step, a line more, and a word of the vocabulary in a line; `piece_s` for
     masks and copies of a piece of prefill.
     """
@@ -53,6 +53,7 @@ class EngineFacts:
     eager: bool
     overlaps: bool
     linear_operators: dict[Form, float]
+    prefill_linear_operators: dict[Form, float]
     adapter_operators: dict[Form, float]
     mixed_adapter_operators: dict[Form, float]
     layer_us: float
@@ -84,8 +85,9 @@ LOCAL_ON_CARD = EngineFacts(
     compute_share=0.80,
     eager=True,
     overlaps=True,
-    linear_operators={"none": 0.0, "nf4": 4.3, "int8": 15.0},
-    adapter_operators={"none": 12.5, "nf4": 16.5, "int8": 13.0},
+    linear_operators={"none": 0.0, "nf4": 4.3, "int8": 32.0},
+    prefill_linear_operators={"none": 0.0, "nf4": 15.0, "int8": 49.0},
+    adapter_operators={"none": 12.5, "nf4": 16.5, "int8": 15.0},
     mixed_adapter_operators={"none": 25.0, "nf4": 28.0, "int8": 26.0},
     layer_us=0.0,
     step_s=0.0009,
@@ -104,6 +106,7 @@ LOCAL_ON_CPU = EngineFacts(
     eager=True,
     overlaps=False,
     linear_operators={"none": 0.0, "nf4": 12.9, "int8": 13.5},
+    prefill_linear_operators={"none": 0.0, "nf4": 12.9, "int8": 13.5},
     adapter_operators={"none": 4.8, "nf4": 4.8, "int8": 4.8},
     mixed_adapter_operators={"none": 8.8, "nf4": 8.8, "int8": 8.8},
     layer_us=0.0,
@@ -123,6 +126,7 @@ VLLM = EngineFacts(
     eager=False,
     overlaps=False,
     linear_operators={},
+    prefill_linear_operators={},
     adapter_operators={},
     mixed_adapter_operators={},
     layer_us=31.0,
@@ -155,7 +159,7 @@ VLLM_STREAM_FACTOR: dict[Form, float] = {
 # forward pass, and on a card the longer of that and the operations at this share of its rate is what a batch takes.
 TRAINING_SHARE = 0.36
 TRAINING_SHARE_CPU = 0.60
-TRAINING_FORWARDS = {True: 6.6, False: 3.7}  # with and without recomputation
+TRAINING_FORWARDS = {True: 5.2, False: 2.9}  # with and without recomputation
 TRAINING_FORWARDS_CPU = {True: 11.0, False: 8.3}
 TRAINING_RANGE, TRAINING_RANGE_CPU = Range(0.55, 1.8), Range(0.45, 2.2)
 PADDING = 1.10  # rows of similar length share a batch; the rest is padding

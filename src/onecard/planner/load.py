@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from math import exp
 from random import Random
 from statistics import NormalDist
@@ -66,7 +67,12 @@ def asked_for(load: Load) -> Iterator[tuple[Shape, int]]:
 
 def quantile_factors(spread: float, generator: Random) -> Iterator[float]:
     """Quantiles of a lognormal factor around 1, each once a round, in an order the generator shuffles."""
-    normal = NormalDist()
-    factors = [exp(spread * normal.inv_cdf((k + 0.5) / LENGTHS)) for k in range(LENGTHS)]
+    factors = [exp(spread * z) for z in _normal_quantiles()]
     while True:
         yield from generator.sample(factors, LENGTHS)
+
+
+@cache
+def _normal_quantiles() -> tuple[float, ...]:
+    normal = NormalDist()
+    return tuple(normal.inv_cdf((k + 0.5) / LENGTHS) for k in range(LENGTHS))

@@ -13,7 +13,7 @@ from onecard.catalog.cards import Card
 from onecard.catalog.units import GIB
 from onecard.evidence.claims import Measured
 from onecard.fleet.schema import Fleet, Quantization
-from onecard.planner.engine_facts import EngineName
+from onecard.planner.engine_facts import EngineName, Taken
 from onecard.planner.ledger import Ledger, Tag
 from onecard.planner.memory import Shapes
 from onecard.planner.plan import TIGHT_SHARE
@@ -67,7 +67,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Place:
-    """Where candidates are tried: a fleet, the agent whose model is chosen, and what is known of card, speed and training rows."""
+    """Where candidates are tried: a fleet, the agent whose model is chosen, and what is known of card, speed and training rows.
+
+    `context`: what a process was seen to take of the card beside torch's memory.
+    """
 
     fleet: Fleet
     agent: str
@@ -75,6 +78,7 @@ class Place:
     shapes: Shapes
     speed: SpeedFacts
     data: Mapping[str, DataFacts] = field(default_factory=dict)
+    context: Taken | None = None
 
     @property
     def key(self) -> str:
@@ -98,7 +102,7 @@ class Place:
 
     def room(self, shape: ModelShape) -> Room:
         shapes = {**self.shapes, self.key: shape}
-        return Room(self.available_bytes, shapes, is_cpu(self.card), self.card.fp8)
+        return Room(self.available_bytes, shapes, is_cpu(self.card), self.card.fp8, self.context)
 
 
 @dataclass(frozen=True)

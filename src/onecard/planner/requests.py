@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from onecard.errors import InputError
-from onecard.evidence.summaries import percentile
 from onecard.fleet.schema import Deadline, Fleet
 from onecard.planner import engine_facts as facts
 from onecard.planner.cache import model_engine
 from onecard.planner.chance import Verdict, chance, spread_range, verdict, widened
-from onecard.planner.closed_loop import steady
+from onecard.planner.closed_loop import steady_percentiles
 from onecard.planner.engine_facts import Range
 from onecard.planner.ledger import Tag
 from onecard.planner.load import Load, Shape
@@ -213,7 +212,8 @@ def busy_factors(answering: Answering) -> Range:
 
 def with_adapters_of(answering: Answering, fleet: Fleet, load: Load) -> Answering:
     """The model with the adapters of those who ask it, and no others."""
-    return replace(answering, adapters=sum(fleet.agents[shape.agent].adapter is not None for shape in load.shapes))
+    asking = sum(fleet.agents[shape.agent].adapter is not None for shape in load.shapes)
+    return answering if asking == answering.adapters else replace(answering, adapters=asking)
 
 
 def _alone(answering: Answering, prompt: int, new: int) -> dict[str, Seconds]:
@@ -225,8 +225,7 @@ def _alone(answering: Answering, prompt: int, new: int) -> dict[str, Seconds]:
 
 def _among_others(load: Load, answering: Answering, name: str, percent: float) -> tuple[dict[str, Seconds], PerHour]:
     """The agent's median request and its percentile under the load, and how many of its requests are answered in an hour."""
-    own, rate = steady(load, answering, name)
+    (typical, busy), rate = steady_percentiles(load, answering, name, (50, percent))
     factors, hourly = busy_factors(answering), 3600 * rate
-    expected = {"typical": percentile(own, 50), "busy": percentile(own, percent)}
-    times = {what: Seconds.around(seconds, factors) for what, seconds in expected.items()}
+    times = {"typical": Seconds.around(typical, factors), "busy": Seconds.around(busy, factors)}
     return times, PerHour(hourly / factors.high, hourly, hourly / factors.low)

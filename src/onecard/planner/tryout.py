@@ -7,6 +7,7 @@ they are added by `with_speeds` to those options that need them.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from onecard.errors import FleetError
 from onecard.fleet.recipe import Recipe
@@ -19,7 +20,7 @@ from onecard.planner.requests import agent_speed
 from onecard.planner.room import CONTEXT_CAP, Room, largest_context, with_model
 from onecard.planner.shapes import ModelShape
 from onecard.planner.speed import is_cpu
-from onecard.planner.training import training_ledger
+from onecard.planner.training import training_ledger, training_phases
 from onecard.planner.training_run import TrainingPlan, run_time
 from onecard.planner.weights import form_of
 
@@ -56,14 +57,15 @@ def tried(place: Place, candidate: Candidate, quantization: Quantization) -> Opt
     )
 
 
-def with_speeds(option: Option, place: Place) -> Option:
-    """The option with the speeds of all agents that move."""
+def with_speeds(option: Option, place: Place, most: int | None = None) -> Option:
+    """The option with the speeds of all agents that move, or of so many of them, the one that is asked about first."""
     shape = option.candidate.shape
-    if shape is None or option.refused is not None or option.speeds:
+    missing = place.moving[len(option.speeds) : most]
+    if shape is None or option.refused is not None or not missing:
         return option
     shapes, on_cpu = {**place.shapes, place.key: shape}, is_cpu(place.card)
-    speeds = (agent_speed(option.fleet, name, shapes, place.speed, on_cpu=on_cpu) for name in place.moving)
-    return replace(option, speeds=tuple(speeds))
+    speeds = (agent_speed(option.fleet, name, shapes, place.speed, on_cpu=on_cpu) for name in missing)
+    return replace(option, speeds=(*option.speeds, *speeds))
 
 
 def sensible_forms(place: Place, candidate: Candidate) -> tuple[Quantization, ...]:
@@ -145,9 +147,22 @@ def _trainings(place: Place, fleet: Fleet, room: Room) -> tuple[TrainingPlan, ..
         if recipe is None:
             continue
         longest = min(rows.longest, recipe.max_length) if rows else recipe.max_length
-        ledger = training_ledger(name, recipe, shape, longest, on_cpu=room.on_cpu)
+        known: dict[str, Any] = {"on_cpu": room.on_cpu, "context": room.context}
         time = run_time(recipe, shape, rows, place.speed, place.card.price, on_cpu=room.on_cpu) if rows else None
-        runs.append(TrainingPlan(name, place.key, recipe, ledger, room.available_bytes, longest, rows, time, ()))
+        runs.append(
+            TrainingPlan(
+                agent=name,
+                model=place.key,
+                recipe=recipe,
+                ledger=training_ledger(name, recipe, shape, longest, **known),
+                phases=training_phases(name, recipe, shape, longest, **known),
+                available_bytes=room.available_bytes,
+                row_tokens=longest,
+                data=rows,
+                time=time,
+                advice=(),
+            )
+        )
     return tuple(runs)
 
 

@@ -39,6 +39,11 @@ def _moments(spec: ModelSpec, shape: ModelShape, adapted: bool) -> Iterator[Mome
     yield Moment(tokens * mlp_bytes(shape, form), f"the MLP, {piece}")
     if shape.experts > 1:
         yield Moment(tokens * _expert_bytes(shape), f"the experts, {piece}")
+    if (
+        form == "int8"
+    ):  # columns that reach the threshold are multiplied in 16 bits: their inputs apart, their weights unpacked
+        outliers = tokens * (7 * shape.widest + 8 * hidden) + 6 * shape.largest_linear
+        yield Moment(outliers, f"int8 with every column an outlier, {piece}")
     if form == "nf4":
         yield Moment(tokens * (4 * shape.widest + 8 * hidden) + 2 * shape.largest_linear, f"a layer unpacked, {piece}")
     if adapted:

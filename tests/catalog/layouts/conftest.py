@@ -35,8 +35,13 @@ def small() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def assert_weights(real_model: Callable[..., Any]) -> Callable[[Mapping[str, Any]], None]:
-    """Parameters by component, the head's tie, every Linear with its shape, and what the loader converts: all exactly equal."""
+def assert_weights(
+    real_model: Callable[..., Any], saved: Callable[..., dict[str, Any]]
+) -> Callable[[Mapping[str, Any]], None]:
+    """Parameters by component, the head's tie, every Linear with its shape, and what the loader converts: all exactly equal.
+
+    And the same layout from the config as transformers saves it.
+    """
 
     def check(config: Mapping[str, Any]) -> None:
         real, counted = real_model(config), layout(config)
@@ -50,6 +55,7 @@ def assert_weights(real_model: Callable[..., Any]) -> Callable[[Mapping[str, Any
         assert ("lm_head" not in counted.components) == real.tied
         assert listed == real.linears
         assert converted == real.converted
+        assert layout(saved(config)) == counted
 
     return check
 

@@ -49,12 +49,22 @@ def any_config(model_type):
     config |= {"text_config": text, "vision_config": dict(ANY_VISION), "qformer_config": {}}
     if model_type == "lfm2_moe":
         config["layer_types"] = ["conv", "full_attention", "conv", "conv"]
+    if model_type == "gpt_neo":
+        config["attention_types"] = [[["global", "local"], 2]]
+        config["num_heads"] = 4  # the same key as num_attention_heads
+    if model_type == "falcon":
+        del config["head_dim"]  # its class has none to set
     return {k: v for k, v in config.items() if model_type == "nemotron_h" or k != "layers_block_type"}
 
 
 @pytest.mark.parametrize("model_type", known_architectures())
 def test_main_sizes_are_enough(model_type):
     assert_consistent(layout(any_config(model_type)))
+
+
+@pytest.mark.parametrize("model_type", known_architectures())
+def test_what_transformers_saves_of_a_config_has_the_same_layout(model_type, saved):
+    assert layout(saved(any_config(model_type))) == layout(any_config(model_type))
 
 
 def assert_consistent(whole):
@@ -71,7 +81,7 @@ KEYS = sorted({*ANY, *ANY_VISION, *(key for keys in DEFAULTS.values() for key in
     "text_config", "vision_config", "audio_config", "qformer_config", "layer_types", "mlp_only_layers", "attn_layer_indices",
     "full_attn_idxs", "hybrid_override_pattern", "sliding_window_pattern", "full_attention_interval", "quantization_config",
     "global_head_dim", "num_global_key_value_heads", "top_k_experts", "subsampling_conv_channels", "vision_feature_layer",
-    "image_token_index", "architectures", "model_type", "moe_latent_size", "ffn_hidden_size", "num_ln_in_parallel_attn",
+    "per_layer_config", "image_token_index", "architectures", "model_type", "moe_latent_size", "ffn_hidden_size", "num_ln_in_parallel_attn",
 })  # fmt: skip
 NONSENSE = st.one_of(
     st.none(),

@@ -230,6 +230,14 @@ def test_a_quantized_checkpoint_is_taken_as_it_is_and_never_as_another(mini, cop
             load(copy, other)
 
 
+@pytest.mark.parametrize("form", ["awq", "gptq", "fp8"])
+def test_a_form_that_loading_cannot_make_is_refused_and_never_another_in_its_place(mini, form):
+    with pytest.raises(InputError, match=f"{form} was asked for, and the checkpoint is not quantized") as error:
+        load(mini, form)
+    assert error.value.allowed == "none, int8, nf4" and str(mini) in error.value.where
+    assert "vllm" in error.value.next_step and f"quantize the checkpoint to {form} first" in error.value.next_step
+
+
 def test_a_card_that_is_not_there_is_said():
     assert choose_device("cpu").type == "cpu"
     if not torch.cuda.is_available():

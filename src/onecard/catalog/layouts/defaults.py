@@ -23,7 +23,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "dots1": {"num_local_experts": "n_routed_experts"},
     "ernie4_5_moe": {"num_experts": "moe_num_experts"},
     "glm4_moe": {"num_local_experts": "n_routed_experts"},
-    "glm4_moe_lite": {"num_local_experts": "n_routed_experts"},
+    "glm4_moe_lite": {"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
     "gpt2": _GPT2_NAMES,
     "gpt_bigcode": _GPT2_NAMES,
     "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onecard.catalog.layouts.reading import Config, count, every, flag, kv_heads, layer_kinds, size
+from onecard.catalog.layouts.reading import (
+    PER_LAYER,
+    Config,
+    count,
+    every,
+    flag,
+    kv_heads,
+    layer_kinds,
+    layer_sizes,
+    size,
+)
 from onecard.catalog.layouts.tally import Tally, kv_of
 from onecard.catalog.shapes import KvShape, Layout
 from onecard.errors import CatalogError
@@ -65,18 +75,10 @@ def _gemma4_attention(
     tally: Tally, config: Config, kinds: list[str], shared_from: int, kind: str
 ) -> tuple[int, int, int]:
     """Attention of the layers of one kind; returns how many keep a cache, with how many heads of what width."""
-    hidden, heads, width, keys = (
-        size(config, "hidden_size"),
-        size(config, "num_attention_heads"),
-        size(config, "head_dim"),
-        0,
-    )
-    groups, bias = kv_heads(config), flag(config, "attention_bias")
+    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    groups, width = _gemma4_heads(config, kinds, kind)
+    bias = flag(config, "attention_bias")
     one_for_both = kind == "full_attention" and flag(config, "attention_k_eq_v")
-    if kind == "full_attention":
-        width = size(config, "global_head_dim", 512)
-        if one_for_both:
-            groups = size(config, "num_global_key_value_heads", groups)
     count = kinds.count(kind)
     keys = sum(found == kind for found in kinds[:shared_from])
     tally.linear("q_proj", hidden, heads * width, count, bias=bias)
@@ -85,6 +87,31 @@ def _gemma4_attention(
     tally.linear("o_proj", heads * width, hidden, count, bias=bias)
     tally.other((count + keys) * width, "norms")
     return keys, groups, width
+
+
+def _gemma4_heads(config: Config, kinds: list[str], kind: str) -> tuple[int, int]:
+    """Heads of keys and values, and the width of a head, in the layers of one kind.
+
+    Published configs give those of full layers as keys of their own. transformers saves them layer by layer instead, and a config that
+    has `per_layer_config` is read by it alone: a layer it does not name has the sizes of the whole.
+    """
+    groups, width, where = kv_heads(config), size(config, "head_dim"), "num_key_value_heads"
+    if PER_LAYER in config:
+        where, own = PER_LAYER, layer_sizes(config, ("head_dim", "num_key_value_heads"))
+        of_kind = [own.get(number, {}) for number, found in enumerate(kinds) if found == kind]
+        found = {(layer.get("num_key_value_heads", groups), layer.get("head_dim", width)) for layer in of_kind}
+        if len(found) > 1:  # transformers refuses it too: a kind of layer has one rotary embedding
+            raise CatalogError(f"layers of {kind} differ from each other", where=f"config.json: {where}")
+        groups, width = next(iter(found), (groups, width))
+    elif kind == "full_attention":
+        where, width = "num_global_key_value_heads", size(config, "global_head_dim", 512)
+        if flag(config, "attention_k_eq_v"):
+            groups = size(config, where, groups)
+    if (heads := size(config, "num_attention_heads")) % groups:
+        raise CatalogError(
+            f"{heads} attention heads do not divide by {groups} heads of keys and values", where=f"config.json: {where}"
+        )
+    return groups, width
 
 
 def _gemma4_per_layer_inputs(tally: Tally, config: Config, layers: int, hidden: int) -> None:

@@ -11,6 +11,8 @@ from onecard.errors import CatalogError
 Config = Mapping[str, Any]
 
 KINDS = ("full_attention", "sliding_attention")
+PER_LAYER = "per_layer_config"
+_READ_PER_LAYER = frozenset({"gemma4_text", "gemma4_unified_text"})
 
 # Beyond these a size is a slip of the pen, not a model: the largest there are have 128 layers, widths of 53,248 and 300,000 words.
 LARGEST = 2**24
@@ -24,9 +26,14 @@ _LIMITS = {**dict.fromkeys(_DEPTHS, LARGEST_DEPTH), **dict.fromkeys(_CONTEXTS, L
 def complete(config: Config, model_type: str | None = None) -> dict[str, Any]:
     """The config with what transformers takes for the keys it leaves out, under the names of its class.
 
-    `model_type` is for a nested config that names none.
+    `model_type` is for a nested config that names none. CatalogError when single layers differ and this architecture's layout does not
+    look at them: all would be counted alike.
     """
     named = str(config.get("model_type") or model_type)
+    if config.get(PER_LAYER) and named not in _READ_PER_LAYER:
+        raise CatalogError(
+            f"a {named} whose layers have sizes of their own cannot be counted", where=f"config.json: {PER_LAYER}"
+        )
     return {**DEFAULTS.get(named, {}), **renamed(config, named), "model_type": named}
 
 
@@ -51,12 +58,15 @@ def require(config: Config, keys: tuple[str, ...]) -> None:
         )
 
 
-def size(config: Config, key: str, default: int | None = None) -> int:
-    """A whole number above zero; `default` is used when the key is absent or null. CatalogError otherwise."""
+def size(config: Config, key: str, default: int | None = None, inside: str = "") -> int:
+    """A whole number above zero; `default` is used when the key is absent or null. CatalogError otherwise.
+
+    `inside` is where the config stands in the whole one, with a point at its end.
+    """
     value = config.get(key)
     if value is None:
         value = default
-    where = f"config.json: {key}"
+    where = f"config.json: {inside}{key}"
     if value is None:
         raise CatalogError(f"a {config.get('model_type')} config needs '{key}' and this one lacks it", where=where)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -149,6 +159,39 @@ def layer_numbers(config: Config, key: str) -> frozenset[int]:
     if not isinstance(value, list | tuple) or any(isinstance(n, bool) or not isinstance(n, int) for n in value):
         raise CatalogError(f"{value!r} is no list of layers", where=f"config.json: {key}", allowed="whole numbers")
     return frozenset(value)
+
+
+def layer_sizes(config: Config, keys: tuple[str, ...]) -> dict[int, dict[str, int]]:
+    """`per_layer_config` as transformers saves it: the sizes of single layers where they differ from the config's, by layer number.
+
+    CatalogError for a layer that does not exist and for anything a layer has of its own that is not in `keys`.
+    """
+    layers, value = size(config, "num_hidden_layers"), config.get(PER_LAYER)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise CatalogError(f"{value!r} does not say what its layers have", where=f"config.json: {PER_LAYER}")
+    found: dict[int, dict[str, int]] = {}
+    for name, own in value.items():
+        number = int(name) if str(name).isdecimal() else -1
+        if not 0 <= number < layers or number in found:
+            raise CatalogError(
+                f"{name!r} is no layer, or a layer twice",
+                where=f"config.json: {PER_LAYER}",
+                allowed=f"each of 0 to {layers - 1} once",
+            )
+        where = f"{PER_LAYER}.{name}"
+        if not isinstance(own, Mapping):
+            raise CatalogError(f"{own!r} does not say what the layer has", where=f"config.json: {where}")
+        if unknown := [key for key in own if key not in keys]:
+            raise CatalogError(
+                f"a layer with its own '{unknown[0]}' cannot be counted",
+                where=f"config.json: {where}",
+                allowed=", ".join(keys),
+            )
+        whose = {"model_type": config.get("model_type"), **own}
+        found[number] = {key: size(whose, key, inside=f"{where}.") for key in own}
+    return found
 
 
 def every(layers: int, period: int) -> list[str]:

@@ -25,6 +25,7 @@ Quantization = Literal["none", "int8", "nf4"]
 Dtype = Literal["bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+MADE_WHILE_LOADING = ("none", "int8", "nf4")  # awq, gptq and fp8 exist only in checkpoints that already are
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def load_base(
     DoesNotFit when the card is too small.
 
     `double_quantization` matters for nf4 only. A checkpoint that is already quantized is taken as it is, and refused when it is not
-    what was asked for.
+    what was asked for; any other can be held as none, int8 or nf4.
     """
     config = read_config(folder)
     place = choose_device(device)
@@ -169,6 +170,13 @@ def _quantization(
         if held != asked:
             raise InputError(f"the checkpoint is {held}, {asked} was asked for", where=str(folder), allowed=held)
         return {}
+    if asked not in MADE_WHILE_LOADING:
+        raise InputError(
+            f"{asked} was asked for, and the checkpoint is not quantized",
+            where=str(folder),
+            allowed=", ".join(MADE_WHILE_LOADING),
+            next_step=f"use the vllm engine, or quantize the checkpoint to {asked} first",
+        )
     if asked == "none":
         return {}
     if asked == "int8":

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onecard.catalog.cards import find_card
+from onecard.errors import ResultError
+from onecard.evidence.calibration import Calibration
+from onecard.fleet.schema import ModelSpec
+from onecard.planner import engine_facts as facts
+from onecard.planner.calibrated import calibrated_context, calibrated_speed, check_card
+from onecard.planner.shapes import ModelShape
+from onecard.planner.speed import MEASURED_RANGE, Answering
+
+LLAMA_LAYER = 33 + 7 + 3.7 * 13  # operators, Linears and module calls
+
+
+def figure(value: float) -> dict[str, Any]:
+    return {"median": value, "low": value, "high": value, "repeats": 5}
+
+
+def steps(form: str, layer_us: float, lines: int = 1, adapters: int = 0) -> list[dict[str, Any]]:
+    """Two depths of a model whose layers take so long, with 700 us around them."""
+    return [
+        {"form": form, "layers": n, "lines": lines, "adapters": adapters, "us": figure(700 + n * layer_us)}
+        for n in (4, 12)
+    ]
+
+
+def calibration(**keys: Any) -> Calibration:
+    document = {
+        "schema": 1,
+        "at": "2026-11-21T10:00:00+00:00",
+        "seconds": 90,
+        "card": {"id": "h200-sxm", "name": "NVIDIA H200", "kind": "cuda", "total_bytes": 150_000_000_000},
+        "host": {"cpu": "x", "cores": 8, "threads": 8, "ram_bytes": 64_000_000_000, "system": "Linux"},
+        "versions": {"torch": "2.13.0"},
+        "small_model": {"hidden_size": 256, "vocabulary": 32000, "rank": 8},
+        **keys,
+    }
+    return Calibration.model_validate(document)
+
+
+def step_ms(shape: ModelShape, measured: Calibration, quantization: str, adapters: int = 0, lines: int = 1) -> float:
+    spec = ModelSpec.model_validate({"id": shape.id, "quantization": quantization, "engine": "local", "context": 2048})
+    speed = calibrated_speed(measured, find_card("h200-sxm"))
+    answering = Answering(spec, shape, speed, adapters, adapters > 0, shape.linear_count, on_cpu=False)
+    return 1000 * answering.step_s(lines, 128)
+
+
+@given(operator_us=st.floats(2.0, 40.0), form=st.sampled_from(["nf4", "int8"]), linear=st.floats(0.0, 60.0))
+def test_a_step_of_another_model_follows_from_what_the_small_one_took(
+    mistral: ModelShape, operator_us: float, form: str, linear: float
+) -> None:
+    """Mistral has 32 layers of the kind that was timed, and 27 operators around them."""
+    layer = LLAMA_LAYER * operator_us
+    measured = calibration(steps=[*steps("none", layer), *steps(form, layer + 7 * linear * operator_us)])
+    expected = (32 * (layer + 7 * linear * operator_us) + 27 * operator_us) / 1000
+    engine = facts.LOCAL_ON_CARD
+    choosing = 1000 * (engine.step_s + engine.word_s * 32768)
+    assert step_ms(mistral, measured, form) - choosing == pytest.approx(
+        expected, rel=0.02, abs=4.2
+    )  # or the weights' stream
+
+
+def test_adapters_cost_what_they_cost_in_the_small_model(mistral: ModelShape) -> None:
+    layer = LLAMA_LAYER * 10
+    timed = [*steps("none", layer), *steps("none", layer + 7 * 90, adapters=1), *steps("none", layer, lines=4)]
+    measured = calibration(steps=[*timed, *steps("none", layer + 7 * 2 * 210, lines=4, adapters=2)])
+    plain = step_ms(mistral, measured, "none")
+    assert step_ms(mistral, measured, "none", adapters=1) - plain == pytest.approx(224 * 90 / 1000, rel=0.01)
+    bare = step_ms(mistral, measured, "none", lines=4)
+    assert step_ms(mistral, measured, "none", adapters=2, lines=4) - bare == pytest.approx(
+        224 * 2 * 210 / 1000, rel=0.01
+    )
+
+
+def test_measured_rates_are_taken_whole_and_narrow_the_range(mistral: ModelShape) -> None:
+    gemm = [{"tokens": 4096, "inputs": 4096, "outputs": 4096, "tflops": figure(790.0)}]
+    measured = calibration(copy_gbs=figure(4300.0), gemm=gemm, steps=steps("none", 700.0))
+    speed = calibrated_speed(measured, find_card("h200-sxm"))
+    engine = facts.LOCAL_ON_CARD
+    assert speed.tag == "measured"
+    assert speed.bandwidth_gbs * engine.bandwidth_share == pytest.approx(4300.0)
+    assert speed.tflops is not None
+    assert speed.tflops * engine.compute_share == pytest.approx(790.0)
+    spec = ModelSpec(id=mistral.id, engine="local")
+    assert Answering(spec, mistral, speed, 0, False, 0, on_cpu=False).factors == MEASURED_RANGE
+
+
+def test_what_was_not_measured_stays_assumed(mistral: ModelShape) -> None:
+    speed = calibrated_speed(calibration(copy_gbs=figure(4300.0)), find_card("h200-sxm"))
+    assert speed.tag == "assumed"
+    assert speed.host is None
+    assert speed.tflops == find_card("h200-sxm").tflops["bf16"]
+    assert calibrated_context(calibration()) is None
+
+
+def test_the_context_of_a_process_is_what_was_seen() -> None:
+    taken = calibrated_context(calibration(context={"bare_bytes": 400_000_000, "serving_bytes": 610_000_000}))
+    assert taken is not None
+    assert (taken.bytes, taken.tag) == (610_000_000, "measured")
+
+
+def test_another_cards_calibration_is_refused() -> None:
+    check_card(calibration(), find_card("h200-sxm"), "file")
+    with pytest.raises(ResultError, match="measured on NVIDIA H200, and the plan is for RTX 3090"):
+        check_card(calibration(), find_card("rtx-3090"), "file")
