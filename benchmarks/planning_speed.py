@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -84,20 +85,23 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def measure(repeats: int) -> dict[str, Any]:
     """The document. The first round fills caches that a long-lived process has, and is told apart."""
+    load_before = os.getloadavg()
     files = sorted(examples_folder().glob("*.yaml"))
     examples = {file.stem: [seconds_of(lambda file=file: plan_example(file)) for _ in range(repeats)] for file in files}
     catalog = {}
     for timed, callers in product((False, True), (1, 4)):
-        times = []
+        times, cpu_times = [], []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             plans, outcomes = plan_catalog(callers, timed=timed)
             times.append(time.perf_counter() - start)
+            cpu_times.append(time.process_time() - used)
         median = statistics.median(times)
         catalog[f"{'with' if timed else 'without'} predicted times, {callers} callers"] = {
             "plans": plans,
             "outcomes": dict(outcomes),
             "seconds": [round(second, 3) for second in times],
+            "cpu_seconds": [round(second, 3) for second in cpu_times],
             "median_s": round(median, 3),
             "ms_a_plan": round(1000 * median / plans, 3),
             "target_s": CATALOG_TARGET_S,
@@ -107,7 +111,12 @@ def measure(repeats: int) -> dict[str, Any]:
         "schema": 1,
         "what": "time to plan, inside one process",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_name(), "system": platform.platform()},
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "load_average": {"before": load_before[0], "after": os.getloadavg()[0]},
+        },
         "versions": {"onecard": __version__, "python": platform.python_version(), "pydantic": pydantic.VERSION},
         "models": len(load_models()),
         "cards": len(load_cards()),
