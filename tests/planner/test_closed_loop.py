@@ -18,7 +18,7 @@ from onecard.engines.local.answer import Answer, Prompt
 from onecard.engines.local.worker import Worker
 from onecard.errors import OnecardError
 from onecard.evidence.summaries import percentile
-from onecard.planner.closed_loop import MOST_LINES, MOST_WAITING, drained_s, steady
+from onecard.planner.closed_loop import MOST_LINES, MOST_WAITING, drained_s, steady, steady_percentiles
 from onecard.planner.course import RETURN_S
 from onecard.planner.load import Load, Shape, asked_for
 
@@ -132,6 +132,28 @@ def test_it_gives_what_the_engines_own_worker_does(callers: int, lines: int, sha
     both = min(len(own), len(predicted))
     assert both > 50
     assert predicted[:both] == pytest.approx(own[:both], rel=1e-9)
+
+
+def test_it_does_so_where_passes_are_shorter_than_the_way_back() -> None:
+    asked, timed = (
+        load(4, 4, machine_spread=0.0),
+        FixedClockwork(step_s=1e-4, line_s=1e-5, prefill_s=2e-4, prompt_s=1e-5),
+    )
+    predicted, _ = steady(asked, timed, "writer")
+    real = [seconds for _, seconds in RealWorker(asked, timed).times(8 + 150)[8:]]
+    assert predicted[:150] == pytest.approx(real, rel=1e-9)
+
+
+@pytest.mark.parametrize("step_s", [0.02, 1e-5])
+def test_percentiles_are_those_of_the_requests_however_often_they_are_asked_for(step_s: float) -> None:
+    asked, timed = load(5, 3), Clockwork(step_s=step_s, line_s=step_s / 10)
+    own, rate = steady(asked, timed, "writer")
+    for _ in range(2):
+        found, same = steady_percentiles(asked, timed, "writer", (50, 95))
+        assert found == [percentile(own, 50), percentile(own, 95)]
+        assert same == rate
+    slower, _ = steady_percentiles(asked, Clockwork(step_s=2 * step_s, line_s=step_s / 10), "writer", (50, 95))
+    assert slower[0] > found[0]
 
 
 def p95(asked: Load, timed: Clockwork | None = None) -> float:
