@@ -124,7 +124,7 @@ def training_note(trainings: Sequence[TrainingPlan]) -> str:
     """What the training table's words mean, how tokens were counted, and whose price it is."""
     known = [run.data for run in trainings if run.data]
     counted = f"; {known[0].source.partition(': ')[2]}" if known and known[0].tag != "exact" else ""
-    said = f"batch: rows x tokens of the longest{counted}"
+    said = f"{phases_note(trainings)}batch: rows x tokens of the longest{counted}"
     priced = next((run.time for run in trainings if run.time and run.time.median and run.time.cheapest), None)
     if priced is None or priced.median is None or priced.cheapest is None:
         return said
@@ -132,6 +132,15 @@ def training_note(trainings: Sequence[TrainingPlan]) -> str:
     if priced.cheapest.quote.usd_per_hour < priced.median.quote.usd_per_hour:
         said += f"; cheapest: {_quote(priced.cheapest)}"
     return said
+
+
+def phases_note(trainings: Sequence[TrainingPlan]) -> str:
+    """What the phases of the largest run hold, in order."""
+    largest = max(trainings, key=lambda run: run.peak_bytes, default=None)
+    if largest is None or not largest.phases:
+        return ""
+    held = ", ".join(f"{phase.name} {in_unit(GIB, phase.bytes)}" for phase in largest.phases)
+    return f"GiB of {largest.agent} by phase: {held}. "
 
 
 def _quote(cost: Cost) -> str:
