@@ -32,11 +32,6 @@ def token_bytes(spec: ModelSpec, shape: ModelShape) -> float:
     return shape.kv.held_by(model_engine(spec, shape)).bytes_per_token(cached_value_bytes(spec))
 
 
-def read_bytes(spec: ModelSpec, shape: ModelShape, tokens: int) -> int:
-    """Bytes of one caller's cache that a step reads when it holds so many tokens: what lies beyond a window is not looked at."""
-    return shape.kv.held_by(model_engine(spec, shape)).bytes_for(tokens, 1, cached_value_bytes(spec))
-
-
 def check_cache(key: str, spec: ModelSpec, shape: ModelShape) -> None:
     """FleetError when the engine cannot hold the cache in the form asked for."""
     engine = model_engine(spec, shape)

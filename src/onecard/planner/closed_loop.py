@@ -12,7 +12,17 @@ from random import Random
 from typing import Protocol
 
 from onecard.evidence.summaries import percentile
-from onecard.planner.course import COURSES_KEPT, TINY_S, Course, Joining, Passes, Times, own_course, usual_course
+from onecard.planner.course import (
+    COURSES_KEPT,
+    RETURN_S,
+    TINY_S,
+    Course,
+    Joining,
+    Passes,
+    Times,
+    own_course,
+    usual_course,
+)
 from onecard.planner.load import LENGTHS, SEED, Load, quantile_factors
 
 MOST_LINES = 512  # above this several lines are reckoned as one
@@ -35,8 +45,8 @@ def steady(load: Load, timed: Timed, agent: str) -> Seen:
     """Seconds of the agent's requests once every caller has been answered twice, and how many of them are answered a second."""
     watch = _watch(load, agent)
     passes = _TimedPasses(load, timed, watch.weight)
-    times = watch.usual.times(passes)
-    return watch.seen(times) if watch.usual.holds(times) else watch.seen_with(passes)
+    times = watch.usual_times(passes)
+    return watch.seen(times) if times else watch.seen_with(passes)
 
 
 def steady_percentiles(load: Load, timed: Timed, agent: str, percents: tuple[float, ...]) -> tuple[list[float], float]:
@@ -46,9 +56,8 @@ def steady_percentiles(load: Load, timed: Timed, agent: str, percents: tuple[flo
     """
     watch = _watch(load, agent)
     passes = _TimedPasses(load, timed, watch.weight)
-    times = watch.usual.times(passes)
-    holds = watch.usual.holds(times)
-    ordered, rate = _usually_seen(load, agent, times) if holds else _in_order(watch.seen_with(passes))
+    times = watch.usual_times(passes)
+    ordered, rate = _usually_seen(load, agent, times) if times else _in_order(watch.seen_with(passes))
     return [percentile(ordered, percent) for percent in percents], rate
 
 
@@ -99,6 +108,19 @@ class _Watch:
     @cached_property
     def _usual_own(self) -> list[tuple[int, int, float]]:
         return self._own(self.usual)
+
+    def usual_times(self, passes: Passes) -> Times | None:
+        """Times of the usual course's passes, None where it does not hold.
+
+        At the beginning all callers come one after the other while the first is answered: where that takes longer than a prefill and
+        a step, the course need not be made to know.
+        """
+        longest = max(shape.prompt_tokens for shape in self.load.shapes)
+        fixed, each = passes.step_s(1)
+        if passes.prefill_s((1, longest)) + fixed + each * (longest + 1) < (self.callers - self.weight) * RETURN_S:
+            return None
+        times = self.usual.times(passes)
+        return times if self.usual.holds(times) else None
 
     def seen(self, times: Times) -> Seen:
         """What there is to see where the usual course holds."""
@@ -172,7 +194,8 @@ class _TimedPasses:
             unit = max(1, 2 ** (lines.bit_length() - 3))  # 1 to 8 each, then four between one power of two and the next
             below = lines - lines % unit
             share = (lines - below) / unit
-            low, high = self._sample(below), self._sample(below + unit) if share else self._sample(below)
+            low = self._sample(below)
+            high = self._sample(below + unit) if share else low
             self._steps[lines] = low[0] + share * (high[0] - low[0]), low[1] + share * (high[1] - low[1])
         return self._steps[lines]
 

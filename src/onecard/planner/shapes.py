@@ -60,7 +60,7 @@ class ModelShape:
         """Linear layers of the language model, the head left out."""
         return tuple(shape for shape in self.layout.linears if shape.component == "linear")
 
-    @property
+    @cached_property
     def quantizable(self) -> bool:
         """Whether loading in int8 or nf4 converts anything."""
         return any(shape.quantized for shape in self.linears)
