@@ -15,7 +15,7 @@ from onecard.catalog.shapes import KvShape
 from onecard.catalog.units import KIB
 from onecard.errors import FleetError
 from onecard.fleet.schema import Fleet, ModelSpec
-from onecard.planner.cache import cache_line, cached_value_bytes, is_recurrent, model_engine, read_bytes, token_bytes
+from onecard.planner.cache import cache_line, cached_value_bytes, is_recurrent, model_engine, token_bytes
 from onecard.planner.memory import serving_ledger
 from onecard.planner.shapes import ModelShape, shape_of_model
 
@@ -89,13 +89,12 @@ def test_latent_attention_is_asked_of_the_engines_own_cache() -> None:
     assert cache_line("base", spec(other, context=1024, engine="vllm"), other).bytes == 32 * 576 * 2 * 1024
 
 
-def test_what_a_step_reads_and_what_a_token_adds_follow_the_form_and_the_window() -> None:
+def test_what_a_token_adds_follows_the_form() -> None:
     model = shape("google/gemma-3-12b-it")
     asked = spec(model, context=32768, engine="vllm")
-    assert read_bytes(asked, model, 32768) == cache_line("base", asked, model).bytes
     assert token_bytes(asked, model) == model.kv.bytes_per_token()
     halved = asked.model_copy(update={"kv_cache": "fp8"})
-    assert 2 * read_bytes(halved, model, 32768) == read_bytes(asked, model, 32768)
+    assert 2 * cache_line("base", halved, model).bytes == cache_line("base", asked, model).bytes
     assert 2 * token_bytes(halved, model) == token_bytes(asked, model)
 
 
