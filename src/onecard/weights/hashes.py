@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +47,12 @@ def content_digests(files: Sequence[Path], progress: Progress | None = None) -> 
     if fresh:
         _remember({**known, **fresh})
     return digests
+
+
+def remember_digests(digests: Mapping[Path, str]) -> None:
+    """Takes in the sha256 of files whose content was hashed on its way here."""
+    if digests:
+        _remember({**_remembered(), **{_key(file): digest for file, digest in digests.items()}})
 
 
 def _key(file: Path) -> str:

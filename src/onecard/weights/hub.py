@@ -102,7 +102,16 @@ def read_about(repo: str, revision: str = "main", *, by: Access | None = None) -
     check_repo_id(repo)
     check_revision(revision)
     with HubSession(by or access()) as hub:
-        said = _object(hub, repo, "its record", hub.about(repo, revision, CONFIG_LIMIT_BYTES).body)
+        return about_in(read_record(hub, repo, revision))
+
+
+def read_record(hub: HubSession, repo: str, revision: str, *, blobs: bool = False) -> dict[str, Any]:
+    """The hub's record of a repository as it stands, safe to print; `blobs`: its `siblings` with sizes and hashes."""
+    return _object(hub, repo, "its record", hub.about(repo, revision, CONFIG_LIMIT_BYTES, blobs=blobs).body)
+
+
+def about_in(said: Mapping[str, Any]) -> About:
+    """What a record says of licence, access and origin."""
     card = said.get("cardData")
     card = card if isinstance(card, Mapping) else {}
     gated = said.get("gated")

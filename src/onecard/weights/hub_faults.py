@@ -19,6 +19,10 @@ class NoSuchFile(UnknownName):
     """The repository is there, and has no file of this name at this revision."""
 
 
+class Gated(InputError):
+    """The repository asks for an account on its list first."""
+
+
 class NoSuchRepository(UnknownName):
     """The hub has no repository of this name, or hides it from whoever asks."""
 
@@ -85,12 +89,12 @@ def unreachable(host: str, reason: str, where: str) -> OnecardError:
 
 def _gated(repo: str, page: str, has_token: bool) -> OnecardError:
     if has_token:
-        return InputError(
+        return Gated(
             f"{repo} is gated, and your account is not on its list",
             where=page,
             next_step=f"ask for access at {page} and try again once it is granted",
         )
-    return InputError(
+    return Gated(
         f"{repo} is gated: its owner asks for an account and an agreement first",
         where=page,
         next_step=f"accept its terms at {page}, then `hf auth login`, or set HF_TOKEN",

@@ -90,9 +90,10 @@ class HubSession:
         """A small file of a repository, whole. InputError when it is longer than the limit, UnknownName when it is not there."""
         return self._ask(self._resolve(repo, revision, file), repo, file, limit_bytes)
 
-    def about(self, repo: str, revision: str, limit_bytes: int) -> Answer:
-        """The hub's own record of a repository, as JSON."""
+    def about(self, repo: str, revision: str, limit_bytes: int, *, blobs: bool = False) -> Answer:
+        """The hub's own record of a repository, as JSON; `blobs`: with the size and hash of every file."""
         path = f"{self.access.endpoint}/api/models/{quote(repo)}/revision/{quote(revision, safe='')}"
+        path += "?blobs=true" if blobs else ""
         return self._ask(path, repo, "its record", limit_bytes)
 
     def range(self, repo: str, revision: str, file: str, start: int, length: int) -> tuple[bytes, int | None]:

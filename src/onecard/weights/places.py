@@ -12,8 +12,9 @@ def user_cache() -> Path:
 
 
 def hub_cache() -> Path:
-    """Where downloads are kept: HF_HUB_CACHE, HF_HOME/hub, or huggingface/hub in the user's cache."""
-    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache).expanduser()
+    """Where downloads are kept: HF_HUB_CACHE, ONECARD_MODELS, HF_HOME/hub, or huggingface/hub in the user's cache."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "ONECARD_MODELS"):
+        if cache := os.environ.get(name):
+            return Path(cache).expanduser()
     home = Path(os.environ.get("HF_HOME") or user_cache() / "huggingface")
     return home.expanduser() / "hub"
