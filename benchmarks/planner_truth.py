@@ -101,6 +101,8 @@ def measure(arguments: argparse.Namespace) -> None:
     for case in cases:
         if case.get("edge_shapes"):
             case["edges"] = edges_of(case)
+    for case in cases:
+        case |= {"memory": arguments.what != "times", "timing": arguments.what != "memory"}
     order = {model: n for n, model in enumerate(dict.fromkeys(case["model"] for case in cases))}
     cases.sort(key=lambda case: order[case["model"]])
     scratch = Path(arguments.scratch)
@@ -122,7 +124,9 @@ def measure(arguments: argparse.Namespace) -> None:
         "set": arguments.set,
         "runs": [],
     }
-    name = f"{'look' if arguments.layers else 'truth'}-{arguments.set}-{'-'.join(arguments.kinds)}.json"
+    name = (
+        f"{'look' if arguments.layers else 'truth'}-{arguments.set}-{'-'.join(arguments.kinds)}-{arguments.what}.json"
+    )
     started, writing = time.monotonic(), threading.Lock()
 
     def run(numbered: tuple[int, dict[str, Any]]) -> None:
@@ -181,7 +185,7 @@ def keep(arguments: argparse.Namespace) -> None:
     for file in arguments.files:
         document = compact(json.loads(file.read_text()))
         MEASURED.mkdir(parents=True, exist_ok=True)
-        place = MEASURED / f"{document['at'][:10]}-{document['set']}.json"
+        place = MEASURED / f"{document['at'][:10]}-{file.stem.removeprefix('truth-')}.json"
         place.write_text(json.dumps(document, indent=1) + "\n")
         print(f"kept: {place}")
 
@@ -212,7 +216,8 @@ def main() -> None:
     verb.add_argument("--out", default="results/truth")
     verb.add_argument("--scratch", default="/dev/shm/onecard-truth", help="needs room for three checkpoints, 75 GB")
     verb.add_argument("--minutes", type=float, default=60)
-    verb.add_argument("--parallel", type=int, default=3)
+    verb.add_argument("--parallel", type=int, default=3, help="cases at once; 1 for times to be trusted")
+    verb.add_argument("--what", choices=("memory", "times", "both"), default="both", help="of serving cases")
     verb.add_argument("--layers", type=int, help="look at models of so few layers instead of measuring whole ones")
     verb.set_defaults(run=measure)
     verb = verbs.add_parser("keep")

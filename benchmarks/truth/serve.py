@@ -230,8 +230,9 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     result["adapter_bytes"] = watched.add_adapters(spec.get("adapters", 0), spec.get("rank", 16))
     result["with_adapters"] = gauge.allocated()
     gauge.peak_and_reset()
-    with alone(spec["lock"], shared=True):
-        result["worst"] = worst_moments(watched, spec["context"], spec["concurrency"])
+    if spec.get("memory", True):
+        with alone(spec["lock"], shared=True):
+            result["worst"] = worst_moments(watched, spec["context"], spec["concurrency"])
     if spec.get("timing", True):
         result["timings"] = timings(watched, spec["lock"])
     if spec.get("context_alone"):

@@ -108,7 +108,8 @@ def _serving(run: dict[str, Any], speed: SpeedFacts | None) -> Iterator[Compared
     case = f"{_short(spec['model'])} {spec['form']} {spec['concurrency']} x {spec['context']}"
     weights = sum(line.bytes for line in ledger.lines if line.kind == "weights")
     yield Compared("weights", case, weights / GIB, run["tensor_bytes"] / GIB, "GiB")
-    yield Compared("serving peak", case, need_bytes(spec) / GIB, run["peak_reserved"] / GIB, "GiB")
+    if "peak_reserved" in run:
+        yield Compared("serving peak", case, need_bytes(spec) / GIB, run["peak_reserved"] / GIB, "GiB")
     for timing in run.get("timings", []):
         names = timing["names"] if "adapter" in timing["case"] else 0
         answering = answering_of(

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha1
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import prod
 from pathlib import Path
@@ -34,13 +34,14 @@ DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "U8": 1, "I8": 1, "F8_E4
 
 @dataclass
 class Repo:
-    """`gated`: needs a token that `granted` holds. `private`: hidden without one."""
+    """`gated`: needs a token that `granted` holds; with `open_record` not for its record. `private`: hidden without one."""
 
     files: dict[str, bytes | Path]
     card: dict[str, Any] = field(default_factory=dict)
     gated: str | bool = False
     private: bool = False
     moved_to: str | None = None
+    open_record: bool = False
 
     @property
     def commit(self) -> str:
@@ -71,6 +72,7 @@ class HubServer:
         self.seen: list[Seen] = []
         self.tricks: dict[str, Trick] = {}
         self.ranges = True
+        self.pause_s = 0.0  # before each piece of a large file: a slow network
         self.says_commit = True
 
     def __enter__(self) -> HubServer:
@@ -174,7 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _record(self, name: str, revision: str | None) -> None:
-        repo = self._allowed(name, revision)
+        known = self.hub.repos.get(name)
+        repo = known if known and known.open_record else self._allowed(name, revision)
+        blobs = "blobs=true" in urlsplit(self.path).query
         if repo is not None:
             licence = [f"license:{repo.card['license']}"] if "license" in repo.card else []
             record = {
@@ -185,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "cardData": repo.card,
                 "tags": ["transformers", "safetensors", *licence],
                 "lastModified": "2026-10-01T08:00:00.000Z",
-                "siblings": [{"rfilename": file} for file in repo.files],
+                "siblings": [_sibling(file, content, blobs) for file, content in repo.files.items()],
             }
             self.send(200, json.dumps(record).encode(), {"Content-Type": "application/json"})
 
@@ -230,6 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         with file.open("rb") as reader:
             reader.seek(start)
             while self.command == "GET" and seen.body_bytes < length:
+                time.sleep(self.hub.pause_s)
                 piece = reader.read(min(1 << 16, length - seen.body_bytes))
                 seen.body_bytes += len(piece)
                 self.wfile.write(piece)
@@ -259,6 +264,34 @@ def _serve(hub: HubServer, host: str) -> ThreadingHTTPServer:
 
 def _etag(content: bytes) -> str:
     return f'"{sha1(content).hexdigest()}"'
+
+
+def _sibling(name: str, content: bytes | Path, blobs: bool) -> dict[str, Any]:
+    """A file of a record; with `blobs` its size and hash as huggingface.co gives them: sha256 for a large one, git's sha1 for all."""
+    if not blobs:
+        return {"rfilename": name}
+    if isinstance(content, bytes):
+        return {"rfilename": name, "size": len(content), "blobId": git_sha1(content)}
+    digest = sha256_of(content)
+    size = content.stat().st_size
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n".encode()
+    large = {"sha256": digest, "size": size, "pointerSize": len(pointer)}
+    return {"rfilename": name, "size": size, "blobId": git_sha1(pointer), "lfs": large}
+
+
+def git_sha1(content: bytes) -> str:
+    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+_sha256_of: dict[tuple[str, int, int], str] = {}
+
+
+def sha256_of(file: Path) -> str:
+    """Remembered, because a record is asked for often."""
+    key = (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+    if key not in _sha256_of:
+        _sha256_of[key] = sha256(file.read_bytes()).hexdigest()
+    return _sha256_of[key]
 
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]

@@ -99,3 +99,11 @@ def test_progress_runs_from_nothing_to_all(tmp_path: Path, monkeypatch: pytest.M
         assert seen == sorted(seen)
         assert seen[-1] == (total, total)
         assert {of for _, of in seen} == {total}
+
+
+def test_a_forgotten_hash_is_taken_anew_and_the_others_are_kept(tmp_path: Path, reads: list[str]) -> None:
+    files = two_files(tmp_path)
+    content_digests(files)
+    hashes.forget([files[0]])
+    content_digests(files)
+    assert reads == ["a.safetensors", "b.safetensors", "a.safetensors"]

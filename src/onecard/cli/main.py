@@ -25,6 +25,10 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "choose": ("choose", "choose", "Which model in which form for an agent: claimed, predicted, measured."),
     "calibrate": ("calibrate", "calibrate", "Measure this machine's card, so that plans rest on it."),
     "claims": ("claims", "claims", "What is claimed of models and cards, and what becomes of it."),
+    "fetch": ("fetch", "fetch", "Download models: resumed, checked by their hashes, disk and licence first."),
+    "use": ("use", "use", "Activate a model: .active_model, and shell lines for eval."),
+    "weights": ("weights", "weights", "Models on this disk: list, remove, prune, verify."),
+    "doctor": ("doctor", "doctor", "What is wrong on this machine, and the command that mends it."),
     "schema": ("schema", "schema", "Print the fleet file's JSON schema, for editors."),
     "data": ("data", "data", "Check a training file: the token ledger."),
     "train": ("train", "train", "Train one agent's adapter and publish it as a candidate."),
@@ -32,6 +36,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "adapters": ("adapters", "adapters", "The adapter store: list, show, promote, roll back, verify."),
     "serve": ("serve", "serve", "Serve every agent of a fleet from one base."),
     "bench": ("bench", "bench", "Load a service and time it from the intended start."),
+    "quantize": ("quantize", "quantize", "Make a quantized checkpoint, and measure what it lost."),
     "report": ("report", "report", "One self-contained HTML page from result files."),
 }
 

@@ -47,9 +47,11 @@ def train(fleet: Path, agent: str, limit_rows: int | None, store: str | None, dr
       onecard train examples/demo.yaml --agent explainer
       onecard train examples/demo.yaml --agent explainer --limit-rows 400 --dry-run
     """
+    from onecard.cli.weights_fleets import remember_fleet
     from onecard.fleet.loader import load_fleet
 
     loaded = load_fleet(fleet)
+    remember_fleet(loaded)
     if dry_run:
         _dry_run(loaded, agent, limit_rows, as_json)
         return

@@ -55,6 +55,15 @@ def remember_digests(digests: Mapping[Path, str]) -> None:
         _remember({**_remembered(), **{_key(file): digest for file, digest in digests.items()}})
 
 
+def forget(files: Sequence[Path]) -> None:
+    """Forgets the hashes of these files: a disk that rots changes neither size nor time, and the next look must be a real one."""
+    known = _remembered()
+    places = {f"{file.resolve()}|" for file in files}
+    left = {key: digest for key, digest in known.items() if not any(key.startswith(place) for place in places)}
+    if len(left) < len(known):
+        _remember(left)
+
+
 def _key(file: Path) -> str:
     stat = file.stat()
     return f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from onecard.engines.local.tokens import load_tokenizer
 from onecard.errors import DoesNotFit, InputError, MissingPart
+from onecard.weights.storage_memory import note_use
 
 Quantization = Literal["none", "int8", "nf4"]
 Dtype = Literal["bf16", "fp32"]
@@ -69,6 +70,7 @@ def load_base(
     _keep_gradients_right(model)
     model.requires_grad_(False)
     model.eval()
+    note_use(folder)
     return LoadedBase(model, tokenizer, place, DTYPES[dtype], folder)
 
 
