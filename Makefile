@@ -7,13 +7,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c src/onecard/constraints.txt
 JOBS ?= 2
 
-.PHONY: demo test check fix docs bench clean
+.PHONY: demo test test-vllm check fix docs bench clean
 
 demo: $(VENV)/.local
 	$(BIN)/onecard demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# ONECARD_VLLM_PYTHON names an interpreter with vLLM (its CPU build is enough), ONECARD_QUANTIZE_PYTHON one with llm-compressor.
+test-vllm: $(VENV)/.dev
+	@test -n "$$ONECARD_VLLM_PYTHON" && test -n "$$ONECARD_QUANTIZE_PYTHON" || { sed -n 's/^# \(ONECARD_VLLM.*\)/\1/p' Makefile; exit 2; }
+	$(BIN)/python -m pytest tests/vllm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -108,7 +108,7 @@ def test_a_whole_snapshot_is_found_in_every_place(
 
 
 def test_what_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingPart, match=r"not on this disk.*Next: `hf download mistralai/Mistral-7B-v0\.3`"):
+    with pytest.raises(MissingPart, match=r"not on this disk.*Next: `onecard fetch mistralai/Mistral-7B-v0\.3`"):
         resolve("mistralai/Mistral-7B-v0.3", tmp_path)
     assert not (tmp_path / "cache").exists()
 

@@ -97,9 +97,9 @@ def choose(
     from onecard.cli.choose_candidates import candidates_of, check_forms
     from onecard.cli.choose_evidence import read_evidence
     from onecard.cli.choose_write import check_target, write_choice
-    from onecard.fleet.loader import load_fleet
+    from onecard.cli.weights_fleets import open_fleet
 
-    loaded = load_fleet(fleet)
+    loaded = open_fleet(fleet)
     limits = limits_of(least_chance, licence, context, disk, no_gated)
     order, asked_forms = preferences_of(prefer), check_forms(forms)
     if write is not None:

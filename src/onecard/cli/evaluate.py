@@ -83,9 +83,9 @@ def evaluate(fleet: Path, agent: str, promote: bool, as_json: bool, **wishes: An
       onecard evaluate examples/demo.yaml --agent explainer --version v0002 --promote
     """
     from onecard.cli.evaluate_output import bar, console_of, show, visible
-    from onecard.fleet.loader import load_fleet
+    from onecard.cli.weights_fleets import open_fleet
 
-    loaded = load_fleet(fleet)
+    loaded = open_fleet(fleet)
     with bar(quiet=as_json) as on_progress:
         done = run_evaluation(loaded, agent, promote=promote, on_progress=on_progress, **wishes)
     if as_json:

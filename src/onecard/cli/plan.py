@@ -80,11 +80,9 @@ def plan(
       onecard plan examples/justnews-rtx3090.yaml --card rtx-4090 --limits
       onecard plan examples/newsreader-rtx3090.yaml --svg card.svg
     """
-    from onecard.cli.weights_fleets import remember_fleet
-    from onecard.fleet.loader import load_fleet
+    from onecard.cli.weights_fleets import open_fleet
 
-    loaded = load_fleet(fleet)
-    remember_fleet(loaded)
+    loaded = open_fleet(fleet)
     card = card_of(loaded.fleet, card_id)
     shapes = shapes_of(loaded, offline=offline)
     made = planned(loaded, card, shapes, calibration_of(card, calibration))

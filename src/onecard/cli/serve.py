@@ -40,11 +40,9 @@ def serve(fleet: Path, host: str, port: int, check: bool, as_json: bool) -> int:
       onecard serve examples/demo.yaml
       onecard serve examples/demo.yaml --check
     """
-    from onecard.cli.weights_fleets import remember_fleet
-    from onecard.fleet.loader import load_fleet
+    from onecard.cli.weights_fleets import open_fleet
 
-    loaded = load_fleet(fleet)
-    remember_fleet(loaded)
+    loaded = open_fleet(fleet)
     return _check(loaded, as_json) if check else _serve(loaded, host, port, as_json)
 
 

@@ -47,11 +47,9 @@ def train(fleet: Path, agent: str, limit_rows: int | None, store: str | None, dr
       onecard train examples/demo.yaml --agent explainer
       onecard train examples/demo.yaml --agent explainer --limit-rows 400 --dry-run
     """
-    from onecard.cli.weights_fleets import remember_fleet
-    from onecard.fleet.loader import load_fleet
+    from onecard.cli.weights_fleets import open_fleet
 
-    loaded = load_fleet(fleet)
-    remember_fleet(loaded)
+    loaded = open_fleet(fleet)
     if dry_run:
         _dry_run(loaded, agent, limit_rows, as_json)
         return

@@ -115,7 +115,7 @@ def _embedded(model_id: str) -> Path:
 def _cached(model_id: str) -> Path:
     """The snapshot of `main` in the hub cache, if it is whole."""
     place = hub_cache() / f"models--{model_id.replace('/', '--')}"
-    command = f"hf download {model_id}"
+    command = f"onecard fetch {model_id}"
     try:
         revision = (place / "refs" / "main").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -1,0 +1,64 @@
+"""huggingface_hub as fetching uses it: its `http_get` moves bytes, and the waiting and the words are ours.
+
+By itself it waits as long as a server asks, five times over, without a word, and loses up to 10 MB at every break.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from onecard.errors import MissingPart
+
+PIECE_BYTES = 256 << 10  # huggingface_hub's own 10 MB would lose up to as much at every break
+
+
+class Refused(Exception):
+    """A server answered 400 or above."""
+
+    def __init__(self, status: int, headers: Any, host: str) -> None:
+        super().__init__(f"{host} answers {status}")
+        self.status, self.headers, self.host = status, headers, host
+
+
+@contextmanager
+def opened_hub(timeout_s: float) -> Iterator[ModuleType]:
+    """huggingface_hub, made to answer within seconds while the context is open: refusals come back at once, breaks lose little.
+
+    Its settings are the process's, so they are put back as they were.
+    """
+    try:
+        hub = importlib.import_module("huggingface_hub")
+        importlib.import_module("huggingface_hub.file_download")
+        http: Any = importlib.import_module("huggingface_hub.utils._http")
+        constants: Any = importlib.import_module("huggingface_hub.constants")
+    except ImportError as error:
+        raise MissingPart(
+            f"huggingface_hub is not installed ({error})",
+            next_step="pip install huggingface_hub, or pip install 'onecard[local]'",
+        ) from None
+    log = logging.getLogger("huggingface_hub")
+    before = log.level, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE, http._GLOBAL_CLIENT_FACTORY
+    client = type(hub.get_session())
+    hub.set_client_factory(
+        lambda: client(event_hooks={"response": [_refuse]}, follow_redirects=True, timeout=timeout_s)
+    )
+    log.setLevel(logging.CRITICAL)
+    constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE = timeout_s, PIECE_BYTES
+    try:
+        yield hub
+    finally:
+        level, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE, factory = before
+        log.setLevel(level)
+        hub.set_client_factory(factory)
+
+
+def _refuse(response: Any) -> None:
+    """A hook on every answer; the client calls it before the library sees one."""
+    if response.status_code >= 400:
+        raise Refused(response.status_code, response.headers, urlsplit(str(response.request.url)).netloc)
