@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.catalog.cards import find_card
+from onecard.catalog.machine import cpu_card
 from onecard.errors import ResultError
 from onecard.evidence.calibration import Calibration
 from onecard.fleet.schema import ModelSpec
 from onecard.planner import engine_facts as facts
 from onecard.planner.calibrated import calibrated_context, calibrated_speed, check_card
 from onecard.planner.shapes import ModelShape
-from onecard.planner.speed import MEASURED_RANGE, Answering
+from onecard.planner.speed import MEASURED_RANGE, Answering, cold_start
 
 LLAMA_LAYER = 33 + 7 + 3.7 * 13  # operators, Linears and module calls
 
@@ -97,6 +98,15 @@ def test_what_was_not_measured_stays_assumed(mistral: ModelShape) -> None:
     assert speed.host is None
     assert speed.tflops == find_card("h200-sxm").tflops["bf16"]
     assert calibrated_context(calibration()) is None
+
+
+def test_of_a_processor_only_the_bandwidth_is_taken() -> None:
+    cpu = cpu_card(8 * 2**30, 10.0)
+    speed = calibrated_speed(calibration(copy_gbs=figure(24.0), steps=steps("none", 100.0)), cpu)
+    believed = cold_start(cpu)
+    assert speed.bandwidth_gbs * facts.LOCAL_ON_CPU.bandwidth_share == pytest.approx(24.0)
+    assert (speed.tag, speed.host, speed.tflops) == ("assumed", None, believed.tflops)
+    assert "bandwidth calibrated on 2026-11-21" in speed.source
 
 
 def test_the_context_of_a_process_is_what_was_seen() -> None:

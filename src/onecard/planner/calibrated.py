@@ -5,6 +5,8 @@ The planner takes a share of a data sheet's rates. A measured rate is that share
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onecard.catalog.cards import Card
 from onecard.catalog.operators import operators_of
 from onecard.errors import ResultError
@@ -29,9 +31,18 @@ def check_card(measured: Calibration, card: Card, where: str) -> None:
 
 
 def calibrated_speed(measured: Calibration, card: Card) -> SpeedFacts:
-    """What the machine can do. What was not measured keeps its cold-start value, and the whole is then called assumed."""
+    """What the machine can do. What was not measured keeps its cold-start value, and the whole is then called assumed.
+
+    Of a processor only the bandwidth is taken: its products reach a rate that depends on their size far more than a card's do, and
+    with the measured rates the embedded base was planned worse than with cold-start ones (docs/decisions/011-planner-truth.md).
+    """
     believed = cold_start(card)
-    engine = facts.LOCAL_ON_CPU if is_cpu(card) else facts.LOCAL_ON_CARD
+    if is_cpu(card):
+        copied = measured.copy_gbs
+        source = f"{believed.source}; its bandwidth calibrated on {measured.at[:10]}"
+        rate = copied.median / facts.LOCAL_ON_CPU.bandwidth_share if copied else believed.bandwidth_gbs
+        return replace(believed, bandwidth_gbs=rate, source=source)
+    engine = facts.LOCAL_ON_CARD
     host = _host(measured, engine)
     copied, best = measured.copy_gbs, measured.best_tflops
     return SpeedFacts(
