@@ -238,7 +238,9 @@ def _about(model: Held) -> Any:
         rest = f" and {len(model.missing) - _SAID_AT_MOST} more" if len(model.missing) > _SAID_AT_MOST else ""
         parts.append((f"partial, lacks {names}{rest}", "yellow"))
     if model.needed_by:
-        parts.append((f"needed by {', '.join(map(short, model.needed_by))}", "dim"))
+        fleets = ", ".join(map(short, model.needed_by[:_SAID_AT_MOST]))
+        more = f" and {len(model.needed_by) - _SAID_AT_MOST} more" if len(model.needed_by) > _SAID_AT_MOST else ""
+        parts.append((f"needed by {fleets}{more}", "dim"))
     text = Text(" | ", style="dim").join(Text(words, style=style) for words, style in parts)
     return Padding(text, (0, 0, 0, 2), expand=False)
 
