@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,10 @@ class Refused(Exception):
         self.status, self.headers, self.host = status, headers, host
 
 
+_CHANGING = threading.Lock()
+_OPENED: list[Callable[[], None] | None] = []  # one for each fetch under way; the first holds what restores
+
+
 @contextmanager
 def opened_hub(timeout_s: float) -> Iterator[ModuleType]:
     """huggingface_hub, made to answer within seconds while the context is open: refusals come back at once, breaks lose little.
@@ -42,20 +47,47 @@ def opened_hub(timeout_s: float) -> Iterator[ModuleType]:
             f"huggingface_hub is not installed ({error})",
             next_step="pip install huggingface_hub, or pip install 'onecard[local]'",
         ) from None
+    with _CHANGING:
+        if not _OPENED:
+            _OPENED.append(_settings_changed(hub, http, constants, timeout_s))
+        else:
+            _OPENED.append(None)
+    try:
+        yield hub
+    finally:
+        with _CHANGING:
+            last = len(_OPENED) == 1
+            if last:
+                restore = _OPENED[0]
+                _OPENED.clear()
+                if restore is not None:
+                    restore()
+            else:
+                _OPENED.pop()
+
+
+def _settings_changed(hub: Any, http: Any, constants: Any, timeout_s: float) -> Callable[[], None]:
+    """Changes the library's settings and gives what puts them back: several fetches of one process share them until the last ends."""
     log = logging.getLogger("huggingface_hub")
-    before = log.level, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE, http._GLOBAL_CLIENT_FACTORY
+    level, wait, piece, factory = (
+        log.level,
+        constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        constants.DOWNLOAD_CHUNK_SIZE,
+        http._GLOBAL_CLIENT_FACTORY,
+    )
     client = type(hub.get_session())
     hub.set_client_factory(
         lambda: client(event_hooks={"response": [_refuse]}, follow_redirects=True, timeout=timeout_s)
     )
     log.setLevel(logging.CRITICAL)
     constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE = timeout_s, PIECE_BYTES
-    try:
-        yield hub
-    finally:
-        level, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE, factory = before
+
+    def restore() -> None:
+        constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE = wait, piece
         log.setLevel(level)
         hub.set_client_factory(factory)
+
+    return restore
 
 
 def _refuse(response: Any) -> None:
