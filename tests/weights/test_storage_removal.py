@@ -141,6 +141,7 @@ def test_twice_is_once(cache: Path) -> None:
     model = found("o/m")
     remove(model)
     remove(model)
+    assert "o/m" not in [held.id for held in scan([]).models]
 
 
 def test_what_onecard_cannot_fetch_again_is_refused(cache: Path) -> None:

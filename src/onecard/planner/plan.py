@@ -21,8 +21,7 @@ from onecard.planner.ledger import Ledger
 from onecard.planner.memory import Shapes
 from onecard.planner.requests import AgentSpeed, agent_speed
 from onecard.planner.speed import SpeedFacts, cold_start, is_cpu
-from onecard.planner.training import training_ledger, training_phases
-from onecard.planner.training_run import DataFacts, TrainingPlan, run_time, training_advice
+from onecard.planner.training_run import DataFacts, TrainingPlan, training_plan
 from onecard.planner.warnings import warnings
 
 # How far the assumed lines may be off, as a share of them: below this headroom a fleet that fits is called tight.
@@ -173,24 +172,17 @@ def _trainings(
         shape = room.shapes[agent.model]
         if recipe is None or model_engine(fleet.models[agent.model], shape) == "remote":
             continue
-        rows = data.get(name)
-        longest = min(rows.longest, recipe.max_length) if rows else recipe.max_length
-        peak = training_ledger(name, recipe, shape, longest, on_cpu=room.on_cpu, context=room.context)
-        fits = peak.total_bytes <= room.available_bytes
-        advice = () if fits else training_advice(name, recipe, shape, longest, room.available_bytes, on_cpu=room.on_cpu)
-        time = run_time(recipe, shape, rows, speed, card.price, on_cpu=room.on_cpu) if rows else None
-        plans.append(
-            TrainingPlan(
-                agent=name,
-                model=agent.model,
-                recipe=recipe,
-                ledger=peak,
-                available_bytes=room.available_bytes,
-                phases=training_phases(name, recipe, shape, longest, on_cpu=room.on_cpu, context=room.context),
-                row_tokens=longest,
-                data=rows,
-                time=time,
-                advice=advice,
-            )
+        made = training_plan(
+            name,
+            agent.model,
+            recipe,
+            shape,
+            data.get(name),
+            speed,
+            card.price,
+            room.available_bytes,
+            on_cpu=room.on_cpu,
+            context=room.context,
         )
+        plans.append(made)
     return plans

@@ -17,11 +17,11 @@ from onecard.fleet.recipe import Recipe
 from onecard.fleet.schema import ModelSpec
 from onecard.planner import engine_facts as facts
 from onecard.planner.chance import chance, limit, widened
-from onecard.planner.engine_facts import Range
+from onecard.planner.engine_facts import Range, Taken
 from onecard.planner.ledger import Ledger, Tag
 from onecard.planner.shapes import ModelShape
 from onecard.planner.speed import Answering, Seconds, SpeedFacts
-from onecard.planner.training import Phase, training_ledger
+from onecard.planner.training import Phase, training_ledger, training_phases
 
 # How many tokens there may be for one that was reckoned from characters: ordinary English has 4 to 5 characters a token, code, figures
 # and other languages 2 to 3; of the embedded base's own data 0.71 to 0.91 was seen.
@@ -91,7 +91,7 @@ class TrainingPlan:
     data: DataFacts | None
     time: RunTime | None
     advice: tuple[str, ...]
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[Phase, ...]
 
     @property
     def peak_bytes(self) -> int:
@@ -185,6 +185,38 @@ def _span(seconds: Seconds, price: Price | None) -> tuple[float, float] | None:
     if price is None:
         return None
     return price.low_usd_per_hour * seconds.low / 3600, price.high_usd_per_hour * seconds.high / 3600
+
+
+def training_plan(
+    agent: str,
+    model: str,
+    recipe: Recipe,
+    shape: ModelShape,
+    data: DataFacts | None,
+    speed: SpeedFacts,
+    price: Price | None,
+    available_bytes: int,
+    *,
+    on_cpu: bool = False,
+    context: Taken | None = None,
+    advised: bool = True,
+) -> TrainingPlan:
+    """One agent's run, alone on the card. `advised`: with what to change where it does not fit."""
+    longest = min(data.longest, recipe.max_length) if data else recipe.max_length
+    peak = training_ledger(agent, recipe, shape, longest, on_cpu=on_cpu, context=context)
+    too_large = advised and peak.total_bytes > available_bytes
+    return TrainingPlan(
+        agent=agent,
+        model=model,
+        recipe=recipe,
+        ledger=peak,
+        available_bytes=available_bytes,
+        row_tokens=longest,
+        data=data,
+        time=run_time(recipe, shape, data, speed, price, on_cpu=on_cpu) if data else None,
+        advice=training_advice(agent, recipe, shape, longest, available_bytes, on_cpu=on_cpu) if too_large else (),
+        phases=training_phases(agent, recipe, shape, longest, on_cpu=on_cpu, context=context),
+    )
 
 
 def training_advice(

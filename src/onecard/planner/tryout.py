@@ -7,7 +7,6 @@ they are added by `with_speeds` to those options that need them.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from onecard.errors import FleetError
 from onecard.fleet.recipe import Recipe
@@ -20,8 +19,7 @@ from onecard.planner.requests import agent_speed
 from onecard.planner.room import CONTEXT_CAP, Room, largest_context, with_model
 from onecard.planner.shapes import ModelShape
 from onecard.planner.speed import is_cpu
-from onecard.planner.training import training_ledger, training_phases
-from onecard.planner.training_run import TrainingPlan, run_time
+from onecard.planner.training_run import TrainingPlan, training_plan
 from onecard.planner.weights import form_of
 
 TRAINABLE: tuple[Quantization, ...] = ("none", "int8", "nf4")  # forms a base can be held in while an adapter learns
@@ -140,30 +138,24 @@ def _recipe_on(recipe: Recipe, shape: ModelShape, form: Quantization) -> Recipe:
 
 
 def _trainings(place: Place, fleet: Fleet, room: Room) -> tuple[TrainingPlan, ...]:
-    """One run for each agent that moves and has a recipe, alone on the card."""
-    shape, runs = room.shapes[place.key], []
-    for name in place.moving:
-        recipe, rows = fleet.agents[name].recipe, place.data.get(name)
-        if recipe is None:
-            continue
-        longest = min(rows.longest, recipe.max_length) if rows else recipe.max_length
-        known: dict[str, Any] = {"on_cpu": room.on_cpu, "context": room.context}
-        time = run_time(recipe, shape, rows, place.speed, place.card.price, on_cpu=room.on_cpu) if rows else None
-        runs.append(
-            TrainingPlan(
-                agent=name,
-                model=place.key,
-                recipe=recipe,
-                ledger=training_ledger(name, recipe, shape, longest, **known),
-                phases=training_phases(name, recipe, shape, longest, **known),
-                available_bytes=room.available_bytes,
-                row_tokens=longest,
-                data=rows,
-                time=time,
-                advice=(),
-            )
+    """One run for each agent that moves and has a recipe, alone on the card. What to change is not asked: another row is."""
+    return tuple(
+        training_plan(
+            name,
+            place.key,
+            recipe,
+            room.shapes[place.key],
+            place.data.get(name),
+            place.speed,
+            place.card.price,
+            room.available_bytes,
+            on_cpu=room.on_cpu,
+            context=room.context,
+            advised=False,
         )
-    return tuple(runs)
+        for name in place.moving
+        if (recipe := fleet.agents[name].recipe) is not None
+    )
 
 
 def _download(candidate: Candidate, form: Quantization, weights: int | None) -> Download:

@@ -27,8 +27,10 @@ class Refused(Exception):
         self.status, self.headers, self.host = status, headers, host
 
 
+# Fetches of one process share the library's settings: the first changes them, the last puts them back.
 _CHANGING = threading.Lock()
-_OPENED: list[Callable[[], None] | None] = []  # one for each fetch under way; the first holds what restores
+_open = 0
+_restore: Callable[[], None] = lambda: None  # noqa: E731
 
 
 @contextmanager
@@ -45,29 +47,24 @@ def opened_hub(timeout_s: float) -> Iterator[ModuleType]:
     except ImportError as error:
         raise MissingPart(
             f"huggingface_hub is not installed ({error})",
-            next_step="pip install huggingface_hub, or pip install 'onecard[local]'",
+            next_step="pip install 'onecard[fetch]'",
         ) from None
+    global _restore, _open
     with _CHANGING:
-        if not _OPENED:
-            _OPENED.append(_settings_changed(hub, http, constants, timeout_s))
-        else:
-            _OPENED.append(None)
+        if not _open:
+            _restore = _settings_changed(hub, http, constants, timeout_s)
+        _open += 1
     try:
         yield hub
     finally:
         with _CHANGING:
-            last = len(_OPENED) == 1
-            if last:
-                restore = _OPENED[0]
-                _OPENED.clear()
-                if restore is not None:
-                    restore()
-            else:
-                _OPENED.pop()
+            _open -= 1
+            if not _open:
+                _restore()
 
 
 def _settings_changed(hub: Any, http: Any, constants: Any, timeout_s: float) -> Callable[[], None]:
-    """Changes the library's settings and gives what puts them back: several fetches of one process share them until the last ends."""
+    """Changes the library's settings and gives what puts them back."""
     log = logging.getLogger("huggingface_hub")
     level, wait, piece, factory = (
         log.level,

@@ -14,6 +14,7 @@ sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Read when torch first asks a card for memory. Blocks of fixed size leave holes of gigabytes once caches grow and lines join; segments
-# that grow leave almost none, so what is reserved is what is needed (docs/decisions/006-planner.md).
+# that grow leave almost none, so what is reserved is little more than what is needed
+# (docs/decisions/011-planner-truth.md).
 if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
