@@ -22,6 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 MEASURED = HERE.parent / "docs" / "measurements" / "planner-truth"
+CALIBRATION = HERE.parent / "docs" / "measurements" / "2026-11-21-calibration-h200.json"
 PAGE = HERE.parent / "docs" / "measurements" / "planner-truth.md"
 sys.path.insert(0, str(HERE / "truth"))
 
@@ -97,12 +98,15 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.layers:
         cases = [{**case, "kind": f"look-{case['kind']}"} for case in cases]
     if arguments.only:
-        cases = [case for case in cases if any(word in case["model"] for word in arguments.only)]
+        cases = [c for c in cases if any(word in f"{c['model']} {c.get('form', '')}" for word in arguments.only)]
     for case in cases:
         if case.get("edge_shapes"):
             case["edges"] = edges_of(case)
     for case in cases:
         case |= {"memory": arguments.what != "times", "timing": arguments.what != "memory"}
+        case["context_alone"] = arguments.parallel == 1  # nobody else's memory on the card comes and goes
+        if arguments.what == "times":
+            case.pop("edges", None)
     order = {model: n for n, model in enumerate(dict.fromkeys(case["model"] for case in cases))}
     cases.sort(key=lambda case: order[case["model"]])
     scratch = Path(arguments.scratch)
@@ -193,9 +197,9 @@ def keep(arguments: argparse.Namespace) -> None:
 def table(arguments: argparse.Namespace) -> None:
     """The page of errors, made of every kept document and today's planner. With `--check` nothing is written: exit code 1 when the page
     is not what it would be."""
-    from table import page, read
+    from table import kept_calibration, page, read
 
-    text = page(read(sorted(MEASURED.glob("*.json"))))
+    text = page(read(sorted(MEASURED.glob("*.json"))), kept_calibration(CALIBRATION))
     if arguments.check:
         sys.exit(
             0
@@ -212,7 +216,7 @@ def main() -> None:
     verb = verbs.add_parser("measure")
     verb.add_argument("--set", choices=("fit", "check", "short"), default="check")
     verb.add_argument("--kinds", nargs="+", choices=("serve", "train"), default=["serve", "train"])
-    verb.add_argument("--only", nargs="*", help="part of a model's id")
+    verb.add_argument("--only", nargs="*", help="part of 'model form'")
     verb.add_argument("--out", default="results/truth")
     verb.add_argument("--scratch", default="/dev/shm/onecard-truth", help="needs room for three checkpoints, 75 GB")
     verb.add_argument("--minutes", type=float, default=60)

@@ -17,6 +17,11 @@ import torch
 CARD = torch.cuda.is_available()
 
 
+def synchronize() -> None:
+    if CARD:
+        torch.cuda.synchronize()
+
+
 def allocated() -> int:
     return torch.cuda.memory_allocated() if CARD else 0
 

@@ -15,8 +15,11 @@ from typing import Any
 from onecard.catalog.cards import find_card
 from onecard.catalog.models import find_model
 from onecard.catalog.units import GIB
+from onecard.evidence.calibration import Calibration, read_calibration
 from onecard.fleet.recipe import Recipe
 from onecard.fleet.schema import Fleet
+from onecard.planner import engine_facts
+from onecard.planner.calibrated import calibrated_context, calibrated_speed
 from onecard.planner.memory import serving_ledger
 from onecard.planner.requests import answering_of
 from onecard.planner.shapes import ModelShape, shape_of_config, shape_of_model
@@ -181,47 +184,160 @@ def _short(model_id: str) -> str:
 
 HEAD = """# How true the plan is
 
-Written by `benchmarks/planner_truth.py table`: kept measurements beside what the planner of this checkout says of the same cases, without
-any calibration. Whole models of real shape with random weights, each case in a fresh process, through onecard's own engine and training
+Written by `benchmarks/planner_truth.py table`: kept measurements beside what the planner of this checkout says of the same cases, with
+cold-start values. Whole models of real shape with random weights, each case in a fresh process, through onecard's own engine and training
 loop. "Serving peak" is what torch reserved at the worst moment that the engine allows (all callers at full context, prefilled together,
 then one joining the others), "training peak" the same over a run; the driver's context is in neither. "Decode step" and "prefill" leave
 out HTTP. Constants were fitted to set `fit`; other sets check them.
 """
 
+CALIBRATION = """`onecard calibrate` took 99 s in all on a machine of this kind
+(docs/measurements/2026-11-21-calibration-h200.json): copies at 4,183 GB/s, bf16 products up to 784 TFLOP/s, a context of 0.74 GiB. Rates
+and context are taken as measured. The host's part is scaled by how long the same small model takes beside this very file, so here
+calibrated and cold agree by construction; taken as such, the small model's times made steps a fifth too short (it has no adapters beside
+a bare line, and fits the processor's caches). How well the scaling carries over to another host is not measured. The file's steps in 16
+bits and nf4 are from a second run, for the reason it names."""
+
 READING = """## What to know when reading this
 
-- **int8 with random weights is worse than int8 with real ones.** bitsandbytes multiplies every column that reaches its threshold of 6 in
-  16 bits. In set `fit` nearly every input column of the down projection does, in trained models few do. The serving plan reckons with all
-  of them, so it is safe; a training run in int8 on such weights keeps more than is planned (the worst training peak here), which trained
-  weights should not do. That was not measured again yet.
-- **Times were taken while other cases loaded their models.** Whoever takes a time has the GPU alone, not the host; a step that is ruled
-  by the host then varies by up to a third between cases that should be equal (see Falcon in its three "forms", which are the same).
-- **What a card costs beside torch** (the driver's context) was not measured here; the plan assumes 0.45 GiB for it.
-- No calibration of a GPU was recorded yet, so the calibrated targets (1.5% memory, 5% decode) are open.
+- **What is allocated is known better than what is reserved.** Without the allocator's holes the plan of 16 bits and nf4 is within 0.04 GiB
+  in 29 of 30 cases. The holes were 2% to 17% of what comes and goes (24% once) and are planned as one share: that is nearly all of the
+  error. So a card that holds exactly what is planned is a coin's toss: half of 12 such cards ran. No serving case is planned more than
+  1.2% too small today; a plan with that much left over would have run each time.
+- **int8 depends on how many Linears meet a column above its threshold of 6**, each of them costing about 0.3 ms a step and more in a
+  prefill. In set `fit` it was the down projection, in every layer: Llama-3.1-8B took 79 ms. In set `check`, whose weights are half as
+  large, none: 68 ms where 79 are planned, and prefills are up to a third shorter than planned. In OLMo-3, which does not normalize what
+  goes into its Linears, probably all: 142 ms where 85 are planned. Trained models are said to have a few such columns in most layers;
+  none was measured. The plan reckons with the first for time, and with every column an outlier for memory. For the same reason the
+  training run of Qwen3-8B in int8 kept a quarter more than planned; it was not measured again.
+- **Times of set `check` were taken alone, one case after another**, those of the others while other cases loaded. The first case of a
+  process was still slow at times (SmolLM3 nf4 43 ms, then 32; Llama-3.1 nf4 37, then 30), and so was one adapter's step of OLMo-3
+  (81 ms, its fastest 54).
+- **Every time is that of lengths met before.** On Hopper torch chooses cuDNN's attention, which plans every new pair of batch and length:
+  36 ms for a decode step, 0.5 s for the first prompt of 2,048 tokens, measured apart from these cases. A service meets the former anew
+  for every length. With torch's other kernels a new length costs nothing; one call of a decode step takes 50 us in place of 29, which
+  the host hides, and attention over 2,048 new tokens 180 us a layer in place of 108.
+- **A bare base is slower with adapters beside it**, for PEFT wraps every Linear of it: by about 26 us each, to judge by what the small
+  model of the calibration takes without. All bare times here have adapters beside them and the plan was fitted to them, so a base
+  without any should be up to a quarter faster than planned. That was not timed.
+- **Several lines with an adapter** are mostly planned 3 to 12% too short, probably because an adapter's fp32 products of a few rows take
+  the device longer than those of one row.
+- The context of a smaller card is assumed: 0.45 GiB is too little for an H200 by 0.3, which is nothing beside its memory, and was not
+  measured elsewhere. `onecard calibrate` measures it.
 """
 
 
-def page(documents: Sequence[dict[str, Any]], speed: SpeedFacts | None = None) -> str:
-    """Summaries by set and quantity, cards made small, then every case."""
+def page(documents: Sequence[dict[str, Any]], calibration: Calibration | None = None) -> str:
+    """Summaries by set and quantity, the same with a calibration, cards made small, then every case."""
     out = [HEAD]
-    everything = [(document, list(compared(document, speed))) for document in documents]
+    everything = [(document, list(compared(document))) for document in documents]
     for document, found in everything:
-        out += [
-            f"## Set `{document['set']}`, measured {document['at'][:10]}",
-            "",
-            _machine(document),
-            "",
-            *_summary(found),
-            "",
-        ]
-        failed = sorted({_short(run["spec"]["model"]) for run in document["runs"] if run.get("problem")})
+        out += [f"## {_title(document, found)}", "", _machine(document), "", *_summary(found), ""]
+        failed = sorted({_named(run["spec"]) for run in document["runs"] if run.get("problem")})
         if failed:
             out += [f"Cases that did not run, for want of time: {', '.join(failed)}.", ""]
+    if calibration is not None:
+        out += _with_calibration(documents, calibration)
+    out += _processes(documents, calibration)
     out += _edges(documents)
     out.append(READING)
     for document, found in everything:
-        out += [f"## Every case of set `{document['set']}`", "", *_cases(found)]
+        out += [f"## Every case: {_title(document, found)}", "", *_cases(found)]
     return "\n".join(out).rstrip() + "\n"
+
+
+def _title(document: dict[str, Any], found: Sequence[Compared]) -> str:
+    seen = {one.what for one in found}
+    kinds = {"memory": "serving peak", "times": "decode step", "training": "training peak"}
+    parts = [word for word, what in kinds.items() if what in seen]
+    return f"Set `{document['set']}`: {', '.join(parts)}, measured {document['at'][:10]}"
+
+
+def _named(spec: dict[str, Any]) -> str:
+    return f"{_short(spec['model'])} {spec.get('form') or spec['recipe']['base_quantization'] + ' (training)'}"
+
+
+def _with_calibration(documents: Sequence[dict[str, Any]], calibration: Calibration) -> list[str]:
+    """Times by set and form with cold-start values and with the calibration."""
+    speed = calibrated_speed(calibration, find_card(CARD))
+    rows = []
+    for document in documents:
+        cold, warm = list(compared(document)), list(compared(document, speed))
+        for what, near in (("decode step", 0.05), ("prefill", 0.15)):
+            both = zip(
+                _kinds(what, [one for one in cold if one.what == what]),
+                _kinds(what, [one for one in warm if one.what == what]),
+                strict=True,
+            )
+            for (name, before), (_, after) in both:
+                told = [
+                    f"{median(abs(one.error) for one in some):.1%} | {sum(abs(one.error) <= near for one in some) / len(some):.0%}"
+                    for some in (before, after)
+                ]
+                rows.append(f"| {document['set']} | {name} | {near:.0%} | {len(after)} | {' | '.join(told)} |")
+    return [
+        "## With a calibration of such a machine",
+        "",
+        CALIBRATION,
+        "",
+        "| set | figure | target | cases | median error, cold | within target | calibrated | within target |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _processes(documents: Sequence[dict[str, Any]], calibration: Calibration | None) -> list[str]:
+    """What the driver says a serving process takes beyond what torch reserved, by form; and peaks with it."""
+    held: dict[str, dict[str, float]] = {}
+    for document in documents:
+        for run in document["runs"]:
+            if run.get("process_bytes"):
+                held.setdefault(run["spec"]["form"], {})[run["spec"]["model"]] = run["process_bytes"] / GIB
+    if not held:
+        return []
+    rows = [
+        f"| {'16 bits' if form == 'none' else form} | {len(seen)} | {min(seen.values()):.2f} to {max(seen.values()):.2f} |"
+        for form, seen in sorted(held.items())
+    ]
+    planned = f"{engine_facts.CARD_CONTEXT.bytes / GIB:.2f} GiB"
+    context = calibrated_context(calibration) if calibration else None
+    calibrated = f", with the calibration {context.bytes / GIB:.2f}" if context else ""
+    return [
+        "## What a process takes beside torch",
+        "",
+        f"The driver's context and the libraries' own memory, seen by nvidia-smi. Planned: {planned}{calibrated}.",
+        "",
+        "| form | models | GiB |",
+        "|---|---|---|",
+        *rows,
+        "",
+        *_whole_cards(documents, held, context.bytes if context else None),
+    ]
+
+
+def _whole_cards(
+    documents: Sequence[dict[str, Any]], held: dict[str, dict[str, float]], context: int | None
+) -> list[str]:
+    """Serving peaks with the process, where both were measured: cold and with the context of the calibration."""
+    errors: dict[str, list[float]] = {"cold": [], "calibrated": []}
+    for document in documents:
+        for run in document["runs"]:
+            spec = run["spec"]
+            beside = held.get(spec.get("form", ""), {}).get(spec["model"])
+            if beside is None or document["set"] != "check" or "peak_reserved" not in run:
+                continue
+            whole = run["peak_reserved"] + beside * GIB
+            for how, taken in (("cold", engine_facts.CARD_CONTEXT.bytes), ("calibrated", context)):
+                if taken is not None:
+                    errors[how].append((need_bytes(spec) + taken) / whole - 1)
+    told = [
+        f"{how}: median {median(map(abs, some)):.1%}, worst {max(some, key=abs):+.1%}, "
+        f"{sum(abs(error) <= limit for error in some)} of {len(some)} within {limit:.1%}"
+        for (how, some), limit in zip(errors.items(), (0.03, 0.015), strict=True)
+        if some
+    ]
+    return [f"Peak of the whole process where both were measured, {'; '.join(told)}.", ""] if told else []
 
 
 def _machine(document: dict[str, Any]) -> str:
@@ -308,6 +424,10 @@ def _cases(found: Sequence[Compared]) -> list[str]:
         ]
         out.append("")
     return out
+
+
+def kept_calibration(file: Path) -> Calibration | None:
+    return read_calibration(file) if file.exists() else None
 
 
 def read(files: Sequence[Path]) -> list[dict[str, Any]]:

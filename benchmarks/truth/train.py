@@ -16,7 +16,7 @@ import torch
 from gauge import alone
 
 from onecard.adapters.manifest import AddedToken
-from onecard.engines.local.loading import load_base, tensor_bytes
+from onecard.engines.local.loading import LoadedBase, load_base, tensor_bytes
 from onecard.errors import OnecardError
 from onecard.fleet.recipe import Recipe
 from onecard.training import adapter, checks, loop
@@ -30,7 +30,8 @@ def rows_of(count: int, tokens: int, vocabulary: int) -> list[EncodedRow]:
     def ids() -> tuple[int, ...]:
         return tuple(random.randrange(16, vocabulary) for _ in range(tokens))
 
-    return [EncodedRow(Row("p", "c", None, f"random:{n}"), ids(), tokens // 4) for n in range(count)]
+    learned = tuple(place >= tokens // 4 for place in range(tokens))
+    return [EncodedRow(Row("p", "c", None, f"random:{n}"), ids(), learned) for n in range(count)]
 
 
 class Phases:
@@ -49,26 +50,38 @@ class Phases:
         self._start = now
 
 
-def watch_steps(phases: Phases) -> None:
-    """Each forward and backward pass, and each optimizer step, is a phase."""
-    train, start = loop.AdapterTrainer.training_step, loop.Curve.on_pre_optimizer_step
+def watch_steps(phases: Phases) -> list[float]:
+    """Each optimizer step is a phase, the rehearsed ones too; the seconds of each are collected."""
+    step, seconds = loop._Learner._step, []
 
-    def training_step(self: Any, *given: Any, **named: Any) -> Any:
+    def timed(self: Any, *given: Any) -> Any:
         phases.end("between")
-        said = train(self, *given, **named)
-        phases.end("forward and backward")
+        gauge.synchronize()
+        start = time.perf_counter()
+        said = step(self, *given)
+        gauge.synchronize()
+        seconds.append(time.perf_counter() - start)
+        phases.end("step")
         return said
 
-    def before_optimizer(self: Any, *given: Any, **named: Any) -> None:
-        phases.end("clipping")
-        start(self, *given, **named)
+    loop._Learner._step = timed  # type: ignore[method-assign]
+    return seconds
 
-    def after_optimizer(self: Any, *_: Any, **__: Any) -> None:
-        phases.end("optimizer")
 
-    loop.AdapterTrainer.training_step = training_step  # type: ignore[method-assign]
-    loop.Curve.on_pre_optimizer_step = before_optimizer  # type: ignore[method-assign]
-    loop.Curve.on_optimizer_step = after_optimizer  # type: ignore[method-assign]
+def base_of(spec: dict[str, Any], recipe: Recipe) -> LoadedBase:
+    """A checkpoint's, through the project's own loading, or one made where it is used: the same layers without 15 GB of files."""
+    if spec.get("folder"):
+        return load_base(
+            Path(spec["folder"]),
+            recipe.base_quantization,
+            double_quantization=recipe.double_quantization,
+            dtype=recipe.compute_dtype,
+            device="auto",
+        )
+    from random_base import random_base, settings_of, tokenizer
+
+    model = random_base(settings_of(spec["model"], spec.get("layers")), recipe.base_quantization)
+    return LoadedBase(model, tokenizer(), model.device, torch.bfloat16, Path("/nowhere"))
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -76,13 +89,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     recipe = Recipe.model_validate({**spec["recipe"], "max_steps": spec.get("steps", 3)})
     phases = Phases()
     with alone(spec["lock"], shared=True):
-        base = load_base(
-            Path(spec["folder"]),
-            recipe.base_quantization,
-            double_quantization=recipe.double_quantization,
-            dtype=recipe.compute_dtype,
-            device="auto",
-        )
+        base = base_of(spec, recipe)
     result: dict[str, Any] = {"spec": spec, "machine": gauge.machine(), "tensor_bytes": tensor_bytes(base.model)}
     phases.end("load")
     added: tuple[AddedToken, ...] = extend_tokenizer(base.tokenizer, recipe.added_tokens)
@@ -90,7 +97,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     extend_model(base, base.tokenizer, added)
     model = adapter.attach(base, recipe.lora, added)
     phases.end("attach")
-    rows = rows_of(max(recipe.batch.rows * recipe.batch.accumulate, 4), spec["row_tokens"], vocabulary)
+    rows = rows_of(max(recipe.batch.step_rows, 4), spec["row_tokens"], vocabulary)
     if gauge.CARD and spec.get("cap_bytes"):
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, spec["cap_bytes"] / total))
@@ -99,7 +106,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     try:
         checks.probe(model, asked)
         phases.end("probe")
-        watch_steps(phases)
+        seconds = watch_steps(phases)
         with alone(spec["lock"]):
             trained = loop.run(model, base.tokenizer, rows, recipe, None, lambda _: None)
         phases.end("after the loop")
@@ -108,8 +115,16 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             adapter.save(model, Path(folder), spec["model"], None)
         phases.end("save")
-        each = [phase["seconds"] for phase in phases.found if phase["phase"] == "forward and backward"]
-        result |= {"tokens_s": trained.tokens_s, "batch_s": sorted(each)[len(each) // 2], "batch_min_s": min(each)}
+        steady = sorted(seconds[-len(trained.curve) + 1 :])
+        result |= {
+            "tokens_s": trained.tokens_s,
+            "step_s": steady[len(steady) // 2],
+            "step_min_s": steady[0],
+            "forward_tokens": trained.forward_tokens,
+            "recomputed_layers": trained.recomputed_layers,
+            "packed": trained.packed,
+            "notes": list(trained.notes),
+        }
     except OnecardError as error:
         outcome = str(error).splitlines()[0][:160]
     result |= {"outcome": outcome, "phases": _merged(phases.found), "peak_reserved": gauge.peak_reserved()}

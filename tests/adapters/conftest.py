@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,6 +100,51 @@ def adapter(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "modelstore", lock_timeout_s=20)
+
+
+S3 = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 server on the loopback, with a bucket named `bucket`."""
+    import s3fs
+
+    program = Path(__file__).parents[2] / "benchmarks" / "local_s3.py"
+    with subprocess.Popen([sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin and server.stdout
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url).mkdir("bucket")
+        yield url
+        server.stdin.close()
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place in the bucket, and an environment that leads to its server."""
+    for key in [key for key in os.environ if key.startswith("AWS_")]:
+        monkeypatch.delenv(key)
+    for key, value in {**S3, "AWS_ENDPOINT_URL": s3_endpoint}.items():
+        monkeypatch.setenv(key, value)
+    return f"s3://bucket/{os.urandom(6).hex()}"
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    import fsspec
+
+    place = f"memory://tests-{os.urandom(6).hex()}"
+    yield place
+    if Store(place).exists():
+        fsspec.filesystem("memory").rm(place.removeprefix("memory:/"), recursive=True)
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """The same store in a folder, in memory and on S3: what is tested with it is true of all three."""
+    if request.param == "local":
+        return Store(tmp_path / "modelstore", lock_timeout_s=20)
+    return Store(request.getfixturevalue(f"{request.param}_url"), lock_timeout_s=20, cache=tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

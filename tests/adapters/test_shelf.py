@@ -41,13 +41,16 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.real_fsync, os.fsync = os.fsync, lambda descriptor: None
-        self.store = Store(self.folder / "store")
+        self.store = self.make_store()
         self.digests: dict[str, str] = {}
         self.passed: set[str] = set()
         self.candidate: str | None = None
         self.productions: list[str] = []
         self.log: list[tuple[str, str]] = []
         self.published = 0
+
+    def make_store(self) -> Store:
+        return Store(self.folder / "store")
 
     @initialize()
     def three_adapters(self) -> None:
@@ -148,6 +151,17 @@ StoreMachine.TestCase.settings = settings(
     max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestStoreMachine = StoreMachine.TestCase
+
+
+class MemoryStoreMachine(StoreMachine):
+    """The same in an object store, where log, aliases and versions are one object."""
+
+    def make_store(self) -> Store:
+        return Store(f"memory://machine{self.folder}", cache=self.folder / "cache")
+
+
+MemoryStoreMachine.TestCase.settings = StoreMachine.TestCase.settings
+TestMemoryStoreMachine = MemoryStoreMachine.TestCase
 
 
 @pytest.fixture

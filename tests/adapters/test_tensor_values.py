@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.adapters import tensor_values
-from onecard.adapters.safetensors_header import TensorEntry
-from onecard.adapters.tensor_values import WIDTHS, all_finite, all_zero, is_finite, is_zero
+from onecard.adapters.safetensors_header import TensorEntry, read_header
+from onecard.adapters.tensor_values import WIDTHS, all_finite, all_zero, is_finite, is_zero, product_acts, rows
 
 
 def decoded(data: bytes, dtype: str) -> list[float]:
@@ -59,3 +60,36 @@ def test_one_bad_number_in_a_million_is_found(tmp_path: Path, monkeypatch: pytes
     file.write_bytes(b"header!" + content + b"another tensor")
     assert not is_zero(file, entry)
     assert not is_finite(file, entry)
+
+
+FORMATS = {"F32": "f", "F16": "e"}
+
+
+def matrix(numbers: list[list[float]], dtype: str) -> tuple[str, tuple[int, int], bytes]:
+    flat = [number for row in numbers for number in row]
+    if dtype == "BF16":
+        data = b"".join(struct.pack("<f", number)[2:] for number in flat)
+    else:
+        data = struct.pack(f"<{len(flat)}{FORMATS[dtype]}", *flat)
+    return dtype, (len(numbers), len(numbers[0])), data
+
+
+@pytest.mark.parametrize("dtype", WIDTHS)
+@pytest.mark.parametrize(
+    ("b", "a", "acts"),
+    [
+        ([[1.0, -1.0]], [[2.0, 3.0, 4.0], [2.0, 3.0, 4.0]], False),  # the columns of B cancel
+        ([[0.0, 5.0]], [[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], False),  # they never meet
+        ([[1.0, -1.0]], [[2.0, 3.0, 4.0], [2.0, 3.0, 4.25]], True),
+        ([[0.0, 0.0], [0.0, 0.125]], [[1.0, 2.0, 3.0], [0.0, 0.0, 0.5]], True),  # one number alone
+        ([[2.0**-12]], [[2.0**-12]], True),  # small is not zero
+    ],
+)
+def test_a_pair_acts_unless_its_product_is_zero(
+    dtype: str, b: list[list[float]], a: list[list[float]], acts: bool, tmp_path: Path, makes: ModuleType
+) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(makes.safetensors_bytes({"a": matrix(a, dtype), "b": matrix(b, dtype)}))
+    entries = read_header(file)
+    assert [list(row) for row in rows(file, entries["a"])] == a
+    assert product_acts(file, entries["b"], entries["a"]) is acts

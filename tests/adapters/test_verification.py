@@ -7,6 +7,7 @@ import math
 import os
 import struct
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,7 +40,7 @@ def test_a_good_adapter_passes(adapter: Path, makes: ModuleType) -> None:
         (adapter / name).write_text("{}")
     (adapter / "chat_template.jinja").write_text("{{ messages }}")
     (adapter / "manifest.json").write_text("{}")
-    check_adapter(adapter, makes.a_manifest())
+    check_adapter(adapter, makes.a_manifest(chat_template_sha256=sha256(b"{{ messages }}").hexdigest()))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,11 @@ def test_a_target_that_the_manifest_does_not_name_is_refused(store: Store, adapt
 
 def test_added_tokens_have_their_rows(store: Store, adapter: Path, makes: ModuleType) -> None:
     manifest = makes.a_manifest(added_tokens=TOKENS)
+    refused(store, adapter, manifest, "trainable_token_indices is None")
+    makes.write_adapter(adapter, trainable_token_indices={"embed_tokens": [100, 101]})
+    refused(store, adapter, manifest, "brings no tokenizer.json")
+    tokens = [{"content": token["token"], "id": token["row"]} for token in TOKENS]
+    (adapter / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
     refused(store, adapter, manifest, "2 added tokens in the manifest and 0 tensors")
     for rows, good in ((1, False), (2, True)):
         tensors = {**makes.lora_tensors(), ROWS: ("F32", (rows, 8), makes.floats(rows * 8))}
@@ -218,8 +224,15 @@ def test_what_peft_writes_passes(tmp_path: Path, makes: ModuleType) -> None:
             trainable_token_indices={"embed_tokens": [60, 61]},
         ),
     )
-    manifest = makes.a_manifest(rank=2, alpha=4, targets=("down_proj", "q_proj"), added_tokens=TOKENS)
+    manifest = makes.a_manifest(
+        rank=2,
+        alpha=4,
+        targets=("down_proj", "q_proj"),
+        added_tokens=({"token": "<A>", "row": 60}, {"token": "<B>", "row": 61}),
+    )
+    tokens = json.dumps({"added_tokens": [{"content": "<A>", "id": 60}, {"content": "<B>", "id": 61}]})
     model.save_pretrained(tmp_path / "untrained")
+    (tmp_path / "untrained" / "tokenizer.json").write_text(tokens)
     with pytest.raises(AdapterRefused, match="no effect"):
         check_adapter(tmp_path / "untrained", manifest)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -228,5 +241,6 @@ def test_what_peft_writes_passes(tmp_path: Path, makes: ModuleType) -> None:
                 torch.nn.init.normal_(parameter)
         folder = tmp_path / str(dtype)
         model.to(dtype).save_pretrained(folder)
-        assert json.loads((folder / CONFIG).read_text())["peft_type"] == "LORA"
+        (folder / "tokenizer.json").write_text(tokens)
+        assert json.loads((folder / CONFIG).read_text())["auto_mapping"], "PEFT names the class when no task is given"
         check_adapter(folder, manifest)

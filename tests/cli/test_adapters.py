@@ -177,7 +177,7 @@ def test_the_store_of_a_fleet(store: Store, run: Run, tmp_path: Path, monkeypatc
         (["show", "../../etc/passwd"], "cannot name an"),
         (["rollback", "writer/style@v0001"], "leave @v0001 out"),
         (["list", "--store", "nowhere"], "no store here"),
-        (["list", "--store", "s3://bucket/store"], "s3: URLs are not supported"),
+        (["list", "--store", "gopher://bucket/store"], "gopher"),
         (["list", "--fleet", "nowhere.yaml"], "nowhere.yaml"),
         (["remove", "writer/style@candidate", "--yes"], "is not a version"),
         (["frobnicate"], "No such command"),

@@ -19,7 +19,7 @@ from onecard.engines.local import calibration as measuring
 from onecard.engines.local.calibration_card import CardFacts
 from onecard.evidence.calibration import calibrations_folder, find_calibration, read_calibration
 
-QUICK = ["--card", "cpu", "--seconds", "1"]
+QUICK = ["--card", "cpu", "--seconds", "6"]
 
 
 @pytest.fixture(autouse=True)

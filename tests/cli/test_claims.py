@@ -37,7 +37,7 @@ def test_the_list_names_every_claim_with_its_verdict_in_100_columns(run):
 
 def test_filters_narrow_the_list(run):
     shown = json.loads(run("list", "--document", "d", "--model", "llava", "--verdict", "refuted", "--json").output)
-    assert [row["claim"]["id"] for row in shown] == ["d2-llava-seen", "d2-llava16-seen"]
+    assert [row["claim"]["id"] for row in shown] == ["d2-llava-expected", "d2-llava-seen", "d2-llava16-seen"]
 
 
 def test_check_shows_claimed_predicted_and_measured_side_by_side(run):

@@ -452,4 +452,29 @@ def test_a_cold_start_is_timed_in_parts_and_kept(
     names = [name for name, _ in measured["parts"]]
     assert names[0] == "start python" and names[-2:] == ["open the model", "first token"] and "import torch" in names
     assert main(["doctor", str(file), "--port", str(free_port)]) == 0
-    assert "to the first token of embedded:mini" in " ".join(capsys.readouterr().out.split())
+    assert re.search(r"embedded:mini: \d+\.\d s to its first token on ", " ".join(capsys.readouterr().out.split()))
+
+
+@pytest.mark.slow
+def test_a_start_of_the_service_is_timed_too_without_being_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    file = write_fleet(tmp_path)
+    served = subprocess.run(
+        [sys.executable, "-m", "onecard", "serve", str(file), "--check", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert served.returncode == 0, served.stderr
+    assert main(["doctor", str(file), "--port", str(free_port), "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)["facts"]["cold_start"]
+    names = ["import torch, transformers, peft", "hash the weights", "open the model", "load the adapters"]
+    assert (kept["model"], kept["until"], [name for name, _ in kept["parts"]]) == (
+        "embedded:mini",
+        "being served",
+        names,
+    )
+    assert dict(kept["parts"])["import torch, transformers, peft"] > 0
+    assert main(["doctor", str(file), "--port", str(free_port)]) == 0
+    assert "s to being served on " in " ".join(capsys.readouterr().out.split())

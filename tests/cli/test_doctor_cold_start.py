@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onecard.cli.doctor_cold_start import Opened, kept_file, measure, parse_parts, read_kept, read_through
+from onecard.cli.doctor_cold_start import Opened, measure, parse_parts, read_kept, read_through
+from onecard.weights.start_times import kept_file
 
 OPENED = Opened("org/model", "/nowhere", "none")
 

@@ -12,6 +12,7 @@ from onecard.catalog.units import GIB
 from onecard.cli.doctor_fleet import card_here, memory_need, needed_model, read_fleet
 from onecard.cli.doctor_machine import read_machine
 from onecard.cli.doctor_records import Machine, SeenGpu
+from onecard.cli.weights_fleets import fleets_here, remember_fleet
 from onecard.fleet.loader import LoadedFleet, load_fleet
 from onecard.fleet.schema import ModelSpec
 
@@ -85,3 +86,12 @@ def test_a_model_that_only_the_hub_knows_cannot_be_planned_here(tmp_path: Path) 
 def test_sizes_of_a_model_on_this_disk(tmp_path: Path) -> None:
     model = needed_model("base", ModelSpec(id="embedded:mini"), tmp_path)
     assert model.folder is not None and 0 < model.largest_file_bytes <= model.weights_bytes
+
+
+def test_a_model_in_a_form_that_only_a_copy_holds_is_missed_and_kept_as_that_copy(tmp_path: Path) -> None:
+    copy = "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4"
+    loaded = fleet(tmp_path, "rtx-3070", id="meta-llama/Llama-3.1-8B-Instruct", quantization="awq", context=4096)
+    assert needed_model("base", loaded.fleet.models["base"], tmp_path).id == copy
+    remember_fleet(loaded)
+    (needs,) = fleets_here([]).needs
+    assert set(needs.models) == {"meta-llama/Llama-3.1-8B-Instruct", copy}

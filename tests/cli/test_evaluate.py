@@ -41,6 +41,7 @@ def row(term: str, preset: str) -> dict[str, str]:
     return {"prompt": f"What is a {term}, {preset}?", "completion": answer, "preset": preset}
 
 
+MANY = [row(f"thing {n}", "terse") for n in range(60)]
 ROWS = [row(term, preset) for term in TERMS for preset in ("terse", "verbose")]
 FLEET: dict[str, Any] = {
     "name": "trial",
@@ -137,6 +138,9 @@ class Scripted:
         self.change, self.refuses = change, refuses
         self.requests: list[GenerationRequest] = []
         self.loaded = ""
+        self.digests: dict[str, str] = {}  # by version
+        self.answers: dict[str, Any] = {}  # by version: how its answers differ from the references
+        self.base = "No idea."  # what the base answers; empty: the references
         self.closed = False
 
     def info(self) -> EngineInfo:
@@ -145,7 +149,8 @@ class Scripted:
     def load_adapter(self, folder: Path, manifest: Manifest) -> str:
         if self.refuses:
             raise AdapterRefused("it holds NaN", where=str(folder))
-        self.loaded = manifest.digest
+        self.loaded = self.loaded or manifest.digest
+        self.digests[manifest.digest] = manifest.version
         return manifest.digest
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
@@ -153,10 +158,10 @@ class Scripted:
         await asyncio.sleep(0)
         prompt = request.messages[0].content.removeprefix("<T> ")
         if request.adapter is None:
-            text = "No idea."
+            text = self.base or next(row["completion"] for row in ROWS + MANY if row["prompt"] == prompt)
         else:
-            assert request.adapter == self.loaded
-            text = self.change(next(row["completion"] for row in ROWS if row["prompt"] == prompt))
+            change = self.answers.get(self.digests[request.adapter], self.change)
+            text = change(next(row["completion"] for row in ROWS + MANY if row["prompt"] == prompt))
         yield Chunk(text[:3], 1, 5)
         yield Chunk(text[3:], 1, 5, "stop")
 
@@ -263,7 +268,10 @@ def test_a_trial_with_fewer_rows_gives_no_verdict_and_keeps_the_real_report(
     assert run(fleet, "--rows", "1") == 0
     assert "No verdict is recorded" in capsys.readouterr().out
     assert verdict_of(fleet) is None
-    assert [file.name for file in (fleet.parent / "results").iterdir()] == ["evaluate-writer-v0001-trial.json"]
+    assert {file.name for file in (fleet.parent / "results").iterdir()} == {
+        "evaluate-writer-v0001-trial.json",
+        "evaluate-writer-v0001-trial.md",
+    }
 
 
 def test_more_rows_than_the_suite_demands_are_no_trial(fleet: Path, engine: Scripted) -> None:
@@ -286,7 +294,7 @@ def test_promoting_without_a_verdict_is_refused_before_anything_is_asked(
         ({"suite": None}, "has no suite"),
         ({"adapter": None}, "has no adapter to judge"),
         ({"adapter": "other@production"}, "no adapter writer/other"),
-        ({"task": "rerank"}, "cannot be judged: task is rerank"),
+        ({"task": "rerank"}, "no candidates to choose from"),
         ({"input": "image"}, "cannot be judged: input is image"),
         ({"suite": {**FLEET["agents"]["writer"]["suite"], "data": "nowhere.jsonl"}}, "no file"),
         ({"suite": {"data": "test.jsonl", "checks": [{"preset": "terse"}]}}, "the check demands nothing"),
@@ -439,8 +447,7 @@ def test_a_server_by_url_is_judged_and_gets_no_verdict(fleet: Path, capsys: pyte
     assert f"writer at {server.url}: failed" in shown
     assert "No verdict is recorded" in shown
     assert verdict_of(fleet) is None
-    (file,) = (fleet.parent / "results").iterdir()
-    assert file.name == "evaluate-writer-url.json"
+    assert (fleet.parent / "results" / "evaluate-writer-url.json").is_file()
     assert {seen.body["model"] for seen in server.seen if seen.body} == {"writer", "base"}
 
 
@@ -507,3 +514,201 @@ def test_the_verb_is_light_until_it_loads_a_model() -> None:
         "sys.exit(bool({'torch', 'transformers', 'peft', 'fastapi', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def another_version(fleet: Path, adapter: Path, manifest: Manifest, folder: Path, seed: int) -> str:
+    """Publishes the adapter with other weights; it becomes the candidate."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    copy = folder / f"adapter-{seed}"
+    shutil.copytree(adapter, copy)
+    weights = load_file(copy / "adapter_model.safetensors")
+    torch.manual_seed(seed)
+    changed = {name: w + 0.1 * torch.randn_like(w) if "lora_B" in name else w for name, w in weights.items()}
+    save_file(changed, copy / "adapter_model.safetensors", metadata={"format": "pt"})
+    return store_of(fleet).publish("writer", "style", copy, manifest).version
+
+
+@pytest.fixture
+def released(fleet: Path, engine: Scripted, adapter: Path, manifest: Manifest, tmp_path: Path) -> Path:
+    """v0001 in production, v0002 the candidate, and a suite of sixty rows that compares the two."""
+    write_rows(fleet.parent / "test.jsonl", MANY)
+    suite = {
+        "data": "test.jsonl",
+        "rows": 60,
+        "checks": [
+            {"preset": "terse", "overlap": 0.1, "no_worse_than": {"production": 0.05}, "better_than": "base"},
+        ],
+    }
+    write_fleet(fleet.parent, suite=suite)
+    assert main(["adapters", "promote", "writer/style", "--store", "modelstore"]) == 1  # never judged
+    assert run(fleet, "--promote") == 0
+    assert another_version(fleet, adapter, manifest, tmp_path, 7) == "v0002"
+    engine.requests.clear()
+    return fleet
+
+
+def wordier(text: str) -> str:
+    return text + " so it is said, and so it goes on"
+
+
+def test_a_first_version_has_no_production_to_be_compared_with(released: Path) -> None:
+    verdict = verdict_of(released)
+    assert verdict.passed
+    assert verdict.summary["judged_against"]["production"] is None
+    assert [one["outcome"] for one in verdict.summary["checks"][0]["compared"]] == ["skipped", "passed"]
+
+
+def test_a_candidate_that_is_worse_than_production_fails_however_good_its_figure_is(
+    released: Path, engine: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.answers["v0002"] = wordier
+    capsys.readouterr()
+    assert run(released, "--promote") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "to be no worse than production by more than 5 points: failed" in shown
+    assert "candidate - production (95%" in shown
+    assert store_of(released).aliases("writer", "style").production == "v0001"
+    report = json.loads((released.parent / "results" / "evaluate-writer-v0002.json").read_text())
+    assert report["judged"]["production"] == "v0001"
+    assert set(report["rows"][0]["against"]) == {"production", "base"}
+
+
+def test_an_equal_candidate_is_promoted_and_its_verdict_names_what_it_was_judged_against(released: Path) -> None:
+    store = store_of(released)
+    before = store.resolve("writer", "style@production")
+    assert run(released, "--promote") == 0
+    assert store.aliases("writer", "style").production == "v0002"
+    given = store.verdict(store.resolve("writer", "style@v0002"))
+    assert given is not None
+    assert given.summary["judged_against"]["production"] == before.digest
+    assert given.summary["judged_against"]["base_fingerprint"] == "f" * 64
+
+
+def test_leaving_out_a_rival_that_a_check_names_is_never_a_pass(
+    released: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(released, "--against", "base", "--promote") == 1
+    shown = capsys.readouterr().out
+    assert "--against left it out" in shown and "cannot tell" in shown and "Not promoted." in shown
+    assert store_of(released).aliases("writer", "style").production == "v0001"
+    assert run(released, "--against", "production", "--against", "base") == 0
+
+
+def test_too_few_rows_cannot_tell_and_do_not_pass(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(released.parent / "test.jsonl", MANY[:10])
+    assert run(released) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not enough rows to tell, at least 20 are needed" in shown
+    assert "more held-out rows in the suite" in shown
+    assert main(["adapters", "promote", "writer/style", "--store", "modelstore"]) == 1
+    assert "did not pass its suite" in capsys.readouterr().err
+
+
+def test_production_that_changes_while_it_is_judged_stops_the_promotion(
+    released: Path, engine: Scripted, adapter: Path, manifest: Manifest, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def someone_else_promotes(text: str) -> str:
+        if store_of(released).aliases("writer", "style").production == "v0001":
+            another_version(released, adapter, manifest, tmp_path, 8)
+            store_of(released).promote("writer", "style", "v0003", force=True, reason="in a hurry")
+        return text
+
+    engine.answers["v0002"] = someone_else_promotes
+    assert run(released, "--promote") == 1
+    shown = capsys.readouterr().err
+    assert "is not promoted: it was judged against" in shown and "evaluate again" in shown
+    assert store_of(released).aliases("writer", "style").production == "v0003"
+
+
+def test_a_failed_version_reaches_production_only_by_force_with_a_reason_in_the_log(
+    released: Path, engine: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.answers["v0002"] = wordier
+    assert run(released) == 1
+    promote = ["adapters", "promote", "writer/style@v0002", "--store", "modelstore"]
+    assert main(promote) == 1
+    assert main([*promote, "--force"]) == 2
+    assert store_of(released).aliases("writer", "style").production == "v0001"
+    assert main([*promote, "--force", "--reason", "the old one is broken"]) == 0
+    last = store_of(released).log("writer", "style")[-1]
+    assert (last.action, last.version, last.forced, last.reason) == ("promote", "v0002", True, "the old one is broken")
+
+
+def test_the_page_beside_the_report_reads_as_the_terminal(released: Path, engine: Scripted) -> None:
+    engine.answers["v0002"] = wordier
+    run(released)
+    page = (released.parent / "results" / "evaluate-writer-v0002.md").read_text()
+    assert page.startswith("# writer/style@v0002: **failed**")
+    assert "so it is said" in page and "production is v0001" in page
+
+
+def test_another_agents_task_is_asked_of_this_adapter(fleet: Path, engine: Scripted) -> None:
+    write_rows(fleet.parent / "other.jsonl", MANY)
+    document = yaml.safe_load(fleet.read_text())
+    document["agents"]["other"] = {
+        "model": "base",
+        "presets": {"terse": {"token": "<O>", "max_new_tokens": 5}},
+        "suite": {"data": "other.jsonl", "checks": [{"preset": "terse", "max_tokens": 9}]},
+    }
+    document["agents"]["writer"]["suite"]["regressions"] = [{"agent": "other", "rows": 60}]
+    fleet.write_text(yaml.safe_dump(document))
+    assert run(fleet) == 0
+    asked = [r.messages[0].content for r in engine.requests if r.max_new_tokens == 5]
+    assert len(asked) == 120 and not any(text.startswith("<O>") for text in asked)
+    engine.base = ""
+    engine.change = lambda text: "No clue" if "A thing" in text else text
+    assert run(fleet) == 1
+    assert verdict_of(fleet).summary["failed"][0].startswith("other/terse")
+
+
+def test_a_regression_of_an_unknown_agent_is_an_error(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = {**FLEET["agents"]["writer"]["suite"], "regressions": [{"agent": "writr"}]}
+    write_fleet(fleet.parent, suite=suite)
+    assert run(fleet) == 2
+    assert "no agent with a suite 'writr' (did you mean 'writer'?)" in capsys.readouterr().err
+
+
+def test_a_re_ranker_and_perplexity_are_judged_by_the_real_engine(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedded base knows that a heap is a tree rather than noise; its likelihoods are those of the engine's own scoring."""
+    rows = [
+        {"query": f"What is a {term}?", "candidates": ["zq xx kv 7 jj", f"A {term} is a data structure."], "best": 1}
+        for term in TERMS
+    ]
+    write_rows(fleet.parent / "test.jsonl", rows)
+    suite = {"data": "test.jsonl", "checks": [{"accuracy": 0.9, "mrr": 0.9, "perplexity": 1e6, "better_than": None}]}
+    write_fleet(fleet.parent, suite=suite, task="rerank", presets={"default": {"max_new_tokens": 4}})
+    assert run(fleet, "--json") in (0, 1)
+    printed = json.loads(capsys.readouterr().out)
+    accuracy, mrr, perplexity = printed["gate"]["checks"]
+    assert accuracy["against"].keys() == {"base"}
+    assert 1 < perplexity["observed"] < 1e6 and mrr["observed"] >= 0.5
+    report = json.loads((fleet.parent / "results" / "evaluate-writer-v0001.json").read_text())
+    base = report["rows"][0]["against"]["base"]
+    assert base["likelihoods"][1] > base["likelihoods"][0]
+    assert base["reference_nats"] == pytest.approx(-base["likelihoods"][1], abs=0.02)
+
+
+def test_likelihoods_are_refused_by_url_where_the_server_gives_none(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = {"data": "test.jsonl", "rows": 3, "checks": [{"preset": "terse", "perplexity": 50}]}
+    write_fleet(fleet.parent, suite=suite)
+    with running(FakeServer(models=("writer", "base"))) as server:
+        assert run(fleet, "--url", server.url) == 2
+    assert (
+        "completions with echo and logprobs say 'the server answered 404: no route /v1/completions'"
+        in capsys.readouterr().err
+    )
+
+
+def test_production_by_url_is_the_agent_without_a_version(fleet: Path) -> None:
+    with running(FakeServer(models=("writer", "writer@v0001"))) as server:
+        assert run(fleet, "--url", server.url, "--version", "v0001", "--against", "production") == 1
+    assert {seen.body["model"] for seen in server.seen if seen.body} == {"writer", "writer@v0001"}

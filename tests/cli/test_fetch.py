@@ -55,6 +55,22 @@ def weight_requests(hub: Any) -> list[str]:
     return [one.path for one in hub.seen if one.host == "blobs"]
 
 
+def test_what_use_makes_active_for_a_role_is_what_fetch_brought(hub: Any, model: Any, capsys: Any) -> None:
+    """Document B's 8 GB card takes the 4-bit copy; the hub has the original too, and nobody asks for it."""
+    original, copy = "meta-llama/Llama-3.1-8B-Instruct", "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4"
+    for name in (original, copy):
+        hub.add(name, model.files, card={"license": "llama3.1"})
+    assert main(["fetch", "primary", "--card", "rtx-3070", "--json"]) == 0
+    (fetched,) = json.loads(capsys.readouterr().out)["models"]
+    assert main(["use", "primary", "--card", "rtx-3070", "--json"]) == 0
+    active = json.loads(capsys.readouterr().out)["active"]
+    assert active["repository"] == copy
+    assert active["path"] == fetched["path"] == str(resolve(copy, Path("/nowhere")))
+    assert not [one for one in hub.seen if original in one.path]
+    assert main(["fetch", original, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["path"] == str(resolve(original, Path("/nowhere")))
+
+
 def test_it_says_what_comes_fetches_it_and_says_where_it_lies(hub: Any, model: Any, capsys: Any) -> None:
     assert main(["fetch", "org/name"]) == 0
     said = capsys.readouterr()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from onecard.catalog.machine import resolve_card
 from onecard.catalog.models import load_models, wrong_ids
-from onecard.cli.fetch_targets import ROLES, targets_of
+from onecard.cli import fetch_targets
+from onecard.cli.fetch_targets import ROLES, Skipped, Target
+from onecard.cli.use_fit import Ground, fitted, repository_of
+from onecard.cli.use_overrides import NAME, read_overrides
+from onecard.cli.use_targets import Place, target_of
 from onecard.errors import CatalogError, InputError, OnecardError, UnknownName
+from onecard.fleet.examples import examples_folder
 from onecard.fleet.loader import LoadedFleet, load_fleet
 
 FLEET = """
@@ -22,6 +29,15 @@ models:
 agents:
   one: {model: base}
 """
+
+
+def place_of(fleet: LoadedFleet | None, folder: Path | None = None) -> Place:
+    at = fleet.folder if fleet else folder or Path()
+    return Place(at, fleet, read_overrides(at))
+
+
+def targets_of(asked: Any, fleet: LoadedFleet | None, card: str = "rtx-3070") -> tuple[list[Target], list[Skipped]]:
+    return fetch_targets.targets_of(asked, place_of(fleet), lambda: Ground(resolve_card(card), 0.5))
 
 
 @pytest.fixture
@@ -46,11 +62,51 @@ def test_a_key_of_the_fleet_is_its_model(fleet: LoadedFleet) -> None:
     assert [target.repo for target in targets_of(["base"], fleet)[0]] == ["mistralai/Mistral-7B-v0.3"]
 
 
+@pytest.mark.parametrize("card", ["rtx-3070", "rtx-3090", "h200"])
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_is_the_catalogs_first_choice(role: str) -> None:
-    (target,), _ = targets_of([role], None)
-    assert target.repo == next(model.id for model in load_models() if role in model.role_names)
+def test_a_role_is_what_use_makes_active_on_this_card(role: str, card: str, tmp_path: Path) -> None:
+    here = place_of(None, tmp_path)
+    ground = Ground(resolve_card(card), 0.5)
+    ((target,), _) = fetch_targets.targets_of([role], here, lambda: ground)
+    assert target.repo == repository_of(fitted(target_of(role, here), here, ground), here)
     assert role in target.why
+
+
+def test_where_a_role_runs_in_awq_the_copy_is_fetched_and_the_original_only_by_its_id() -> None:
+    ((copy,), _) = targets_of(["primary"], None)
+    assert copy.repo == "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4"
+    assert copy.note == "meta-llama/Llama-3.1-8B-Instruct in awq, as `onecard use` loads it"
+    ((original,), _) = targets_of(["meta-llama/Llama-3.1-8B-Instruct"], None)
+    assert (original.repo, original.note) == ("meta-llama/Llama-3.1-8B-Instruct", None)
+
+
+def test_a_role_that_does_not_fit_this_card_is_said_to() -> None:
+    tiny = Ground(resolve_card("rtx-3070"), 6.0)
+    ((target,), _) = fetch_targets.targets_of(["primary"], place_of(None), lambda: tiny)
+    assert "it does not fit RTX 3070: `onecard use primary` says what would" in (target.note or "")
+
+
+def test_what_this_machine_wants_otherwise_counts_as_it_does_for_use(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("meta-llama/Llama-3.1-8B-Instruct: {quantization: nf4}")
+    ground = Ground(resolve_card("rtx-3070"), 0.5)
+    ((target,), _) = fetch_targets.targets_of(["primary"], place_of(None, tmp_path), lambda: ground)
+    assert target.repo == "meta-llama/Llama-3.1-8B-Instruct"
+
+
+@pytest.mark.parametrize("asked", [(), ("base",), ("primary",)])
+def test_a_fleets_awq_model_is_its_copy(asked: tuple[str, ...]) -> None:
+    local = load_fleet(examples_folder() / "local-rtx3070.yaml")
+    ((target,), _) = targets_of(asked, local)
+    assert target.repo == "hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4"
+    assert "base" in target.why
+
+
+def test_a_role_that_no_form_is_known_of_is_the_original_with_how_to_make_it(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("bigcode/starcoder2-7b: {quantization: awq}")
+    ground = Ground(resolve_card("rtx-3070"), 0.5)
+    ((target,), _) = fetch_targets.targets_of(["code"], place_of(None, tmp_path), lambda: ground)
+    assert target.repo == "bigcode/starcoder2-7b"
+    assert "`onecard quantize bigcode/starcoder2-7b --to awq`" in (target.note or "")
 
 
 def test_an_id_is_written_as_the_catalog_writes_it() -> None:

@@ -51,14 +51,40 @@ def run(*arguments: object):
     return CliRunner().invoke(quantize, [str(a) for a in arguments], standalone_mode=False)
 
 
+JUDGED = """
+name: judged
+card: {vram_gib: 4, bandwidth_gbs: 20}
+models: {base: {id: "embedded:mini"}}
+agents:
+  writer:
+    model: base
+    data: rows.jsonl
+    deadline: {seconds: 1, prompt_tokens: 8, new_tokens: 6}
+    presets: {default: {max_new_tokens: 6, token: <NEVER_SEEN>}}
+    suite:
+      data: held.jsonl
+      checks: [{max_tokens: 6, share: 0.5, overlap: 0.1, in_time: true, no_worse_than: {base: 0.1}}]
+"""
+
+
 def test_a_real_run_is_recorded_beside_the_weights_and_in_the_ledger(folder: Path, capsys) -> None:
+    (folder / "fleet.yaml").write_text(JUDGED)
+    held = [
+        {"prompt": f"What is a {word}?", "completion": f"A {word} is a part."} for word in ("mutex", "heap", "stack")
+    ]
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
     made = ["quantize", "embedded:mini", "--to", "nf4", "--data", "rows.jsonl", "--max-tokens", "64"]
+    made += ["--fleet", "fleet.yaml", "--agent", "writer"]
     assert main([*made, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("output") == str(folder / "mini-nf4")
     assert json.loads((folder / "mini-nf4" / "quantized.json").read_text()) == said
     (line,) = Ledger(folder / "cache" / "onecard" / "measurements.jsonl").read("quantized")
     assert line.payload["fingerprint"] == said["fingerprint"]
+    suite = said["suite"]
+    assert (suite["agent"], suite["asked"], line.payload["suite"]) == ("writer", 3, suite)
+    assert [check["statistic"] for check in suite["checks"]] == ["share", "mean"]  # no deadline, nobody in production
+    assert all(check["difference"]["rows"] == 3 for check in suite["checks"])
     assert said["texts"] | {"sha256": ""} == {
         "calibration": 20, "held_out": 4, "calibration_tokens": said["texts"]["calibration_tokens"],
         "held_out_tokens": said["texts"]["held_out_tokens"], "max_tokens": 64, "sha256": "",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from onecard.errors import DataError, EngineFailed
+from onecard.errors import DataError, EngineFailed, InputError
 from onecard.evaluation.exam import Answerers, Exam, bare, hold, prepare
 from onecard.evaluation.gate import GateReport
-from onecard.evaluation.suite import Ask
+from onecard.evaluation.questions import Question
+from onecard.evaluation.suite import Ask, Score
+from onecard.fleet.schema import Check, Deadline, Suite
 from onecard.training.rows import Row
 
 LOOPING = "the tree holds the keys and " * 12
@@ -119,3 +123,79 @@ def test_a_leak_in_a_row_that_is_not_even_asked_is_refused(makes: ModuleType, tm
 def test_the_base_is_asked_without_the_adapters_tokens(makes: ModuleType) -> None:
     assert {name: preset.token for name, preset in bare(makes.PRESETS).items()} == {"terse": None, "verbose": None}
     assert bare(makes.PRESETS)["terse"].max_new_tokens == makes.PRESETS["terse"].max_new_tokens
+
+
+def checked(makes: ModuleType, *checks: Check, count: int = 20, **settings: object) -> Exam:
+    """An exam of rows with two candidates, the first of them right."""
+    rows = [makes.a_question(n, candidates=(f"right {n}", f"wrong {n}"), best=0) for n in range(1, count + 1)]
+    suite = Suite(data="d", checks=checks)
+    return Exam(suite, makes.PRESETS, rows, 0, trial=False, leaks_checked=True, **settings)  # type: ignore[arg-type]
+
+
+def judged_by(exam: Exam, makes: ModuleType, likely: Score | None, **settings: object) -> GateReport:
+    who = Answerers("it", makes.perfect, makes.count_words, 3, score=likely, **settings)  # type: ignore[arg-type]
+    return asyncio.run(hold(exam, who))
+
+
+async def finds_right(question: Question, texts: Sequence[str]) -> list[float]:
+    return [-1.0 if "right" in text else -2.0 for text in texts]
+
+
+async def finds_wrong(question: Question, texts: Sequence[str]) -> list[float]:
+    return [-2.0 if "right" in text else -1.0 for text in texts]
+
+
+def test_candidates_are_ranked_and_the_reference_scored_without_writing_an_answer(makes: ModuleType) -> None:
+    exam = checked(makes, Check(preset="terse", accuracy=0.9, mrr=0.9, perplexity=8))
+    report = judged_by(exam, makes, finds_right)
+    assert [check.observed for check in report.checks] == pytest.approx([1, 1, math.exp(2)])
+    assert report.passed
+    answer = report.rows[0].candidate
+    assert (answer.generated, answer.likelihoods, answer.reference_nats) == (False, (-1.0, -2.0), 2.0)
+    assert [check.observed for check in judged_by(exam, makes, finds_wrong).checks[:2]] == [0, 0.5]
+
+
+def test_a_re_rankers_answer_is_the_candidate_it_puts_first(makes: ModuleType) -> None:
+    exam = checked(makes, Check(preset="terse", accuracy=0.9, max_tokens=5), ranks=True)
+    report = judged_by(exam, makes, finds_right)
+    assert report.passed
+    assert report.rows[0].candidate.text == "right 1"
+
+
+def test_likelihoods_that_nobody_gives_are_refused_with_the_reason_before_anything_is_asked(makes: ModuleType) -> None:
+    exam = checked(makes, Check(preset="terse", perplexity=8, max_tokens=50))
+    with pytest.raises(InputError, match="needs log-likelihoods, and no echo here"):
+        judged_by(exam, makes, None, cannot_score="no echo here")
+
+
+@pytest.mark.parametrize("wrong", [[], [math.nan], [-1.0, -1.0]])
+def test_likelihoods_that_are_none_end_the_run(makes: ModuleType, wrong: list[float]) -> None:
+    async def broken(question: Question, texts: Sequence[str]) -> list[float]:
+        return wrong
+
+    with pytest.raises(EngineFailed, match="1 texts were to be scored"):
+        judged_by(checked(makes, Check(preset="terse", perplexity=8)), makes, broken)
+
+
+def test_latency_is_measured_one_at_a_time_and_at_full_load(makes: ModuleType) -> None:
+    deadline = Deadline(seconds=30, prompt_tokens=1, new_tokens=1, percentile=95)
+    exam = checked(makes, Check(preset="terse", in_time=True), deadline=deadline)
+    slow, told = makes.Slow(), []
+    who = Answerers("it", slow, makes.count_words, 4)
+    report = asyncio.run(hold(exam, who, lambda *step: told.append(step)))
+    assert slow.most == 4
+    assert [name for name, _, _ in told] == ["it"] * 20 + ["it, one at a time"] * 20
+    assert [check.check for check in report.checks] == [
+        "come within 30 s, one caller",
+        "come within 30 s, 4 callers at once",
+    ]
+    assert report.passed
+
+
+def test_a_check_of_candidates_needs_rows_with_candidates(makes: ModuleType, tmp_path: Path) -> None:
+    file = makes.write_rows(tmp_path / "rows.jsonl", [makes.a_question()])
+    for check, ranks in ((Check(preset="terse", accuracy=0.5), False), (Check(preset="terse", max_tokens=9), True)):
+        with pytest.raises(DataError, match="no candidates to choose from"):
+            prepare(
+                Suite(data="d", checks=(check,)), makes.PRESETS, file, training=None, rows=None, seed=0, ranks=ranks
+            )

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from onecard.errors import FleetError
 from onecard.evaluation import gate, scorers
-from onecard.evaluation.gate import CheckResult, RowRecord, demands_of, judge, suite_digest, verdict
+from onecard.evaluation.gate import Absent, CheckResult, RowRecord, demands_of, judge, outdated, suite_digest, verdict
 from onecard.evaluation.questions import Question
 from onecard.evaluation.suite import ScoredAnswer
-from onecard.fleet.schema import Check, Preset, Suite
+from onecard.fleet.schema import Check, Deadline, Preset, Suite
 
 
 def an_answer(**changes: object) -> ScoredAnswer:
@@ -158,10 +158,109 @@ def test_the_suite_digest_changes_with_everything_a_verdict_depends_on(makes, mo
         suite_digest(suite, presets, questions[:-1]),
         suite_digest(suite, presets, [*questions[:-1], makes.a_question(99, "verbose")]),
     ]
-    monkeypatch.setattr(scorers, "SCORERS", 2)
+    monkeypatch.setattr(scorers, "SCORERS", scorers.SCORERS + 1)
     others.append(suite_digest(suite, presets, questions))
     assert len({digest, *others}) == 7
 
 
 def test_a_check_without_demands_gives_none() -> None:
     assert demands_of(Check()) == []
+
+
+def compared(
+    check: Check, ours: Sequence[ScoredAnswer], theirs: Sequence[ScoredAnswer], rival: str = "base"
+) -> CheckResult:
+    """The result of a check on answers beside those of one rival."""
+    rows = [
+        row.model_copy(update={"against": {rival: other}}) for row, other in zip(rows_of(ours), theirs, strict=True)
+    ]
+    (result,) = judge(Suite(data="d", checks=(check,)), rows, "digest", 0).checks
+    return result
+
+
+def overlaps(*values: float) -> list[ScoredAnswer]:
+    return [an_answer(overlap=value) for value in values]
+
+
+def test_a_clear_fall_fails_a_small_one_passes_and_few_rows_cannot_tell() -> None:
+    check = Check(overlap=0.0, no_worse_than={"production": 0.05})
+    before = overlaps(*[0.5, 0.6, 0.7, 0.8] * 10)
+    small = compared(check, overlaps(*[0.49, 0.6, 0.7, 0.79] * 10), before, "production")
+    large = compared(check, overlaps(*[0.3, 0.4, 0.5, 0.6] * 10), before, "production")
+    few = compared(check, overlaps(0.5, 0.6), overlaps(0.5, 0.6), "production")
+    wavering = compared(check, overlaps(*[0.0, 1.0] * 10), overlaps(*[1.0, 0.0] * 10), "production")
+    assert [result.outcome for result in (small, large, few, wavering)] == [
+        "passed",
+        "failed",
+        "undecided",
+        "undecided",
+    ]
+    assert not few.passed and "not enough rows to tell, at least 20 are needed" in few.why[0]
+    assert "not enough rows to tell" in wavering.why[0] and "over 20 rows" in wavering.why[0]
+    assert "-20.0 points (-20.0 to -20.0) over 40 rows" in large.why[0]
+
+
+def test_better_than_the_base_needs_the_whole_interval_above_it() -> None:
+    check = Check(overlap=0.0, better_than="base")
+    base = overlaps(*[0.2, 0.4] * 15)
+    assert compared(check, overlaps(*[0.3, 0.6] * 15), base).outcome == "passed"
+    assert compared(check, base, base).outcome == "failed"
+    assert compared(check, overlaps(*[0.9, 0.0] * 15), base).outcome == "undecided"
+
+
+def test_less_repetition_is_an_improvement() -> None:
+    check = Check(repetition=1.0, better_than="base")
+    none, much = [an_answer(repetition=0.0)] * 30, [an_answer(repetition=0.4 + n / 100) for n in range(30)]
+    assert compared(check, none, much).outcome == "passed"
+    assert compared(check, much, none).outcome == "failed"
+
+
+def test_a_rival_that_is_not_there_is_skipped_only_with_an_excuse() -> None:
+    suite = Suite(data="d", checks=(Check(overlap=0.0, no_worse_than={"production": 0.1}),))
+    rows = rows_of(overlaps(*[0.5] * 30))
+    first = judge(suite, rows, "", 0, absent={"production": Absent("nothing is in production yet", excused=True)})
+    left_out = judge(suite, rows, "", 0, absent={"production": Absent("--against left it out", excused=False)})
+    silent = judge(suite, rows, "", 0)
+    assert [report.outcome for report in (first, left_out, silent)] == ["passed", "undecided", "undecided"]
+    assert "nothing is in production yet" in first.checks[0].comparisons[0].sentence
+
+
+def test_a_failed_figure_is_a_failure_whatever_the_comparison_says() -> None:
+    check = Check(overlap=0.9, better_than="base")
+    result = compared(check, overlaps(*[0.5, 0.6] * 15), overlaps(*[0.1, 0.2] * 15))
+    assert result.outcome == "failed" and "at least 90% is needed" in result.why[0]
+
+
+def test_latency_is_judged_alone_and_at_full_load_and_needs_enough_rows() -> None:
+    deadline = Deadline(seconds=2, prompt_tokens=10, new_tokens=10, percentile=90)
+    suite = Suite(data="d", checks=(Check(in_time=True),))
+
+    def outcomes(rows: int, alone: float, loaded: float) -> list[str]:
+        answers = [an_answer(seconds=loaded, alone_seconds=alone)] * rows
+        return [r.outcome for r in judge(suite, rows_of(answers), "", 0, deadline=deadline, concurrency=6).checks]
+
+    assert outcomes(10, 1, 1.9) == ["passed", "passed"]
+    assert outcomes(10, 1, 2.1) == ["passed", "failed"]
+    assert outcomes(10, 2.1, 1) == ["failed", "passed"]
+    assert outcomes(9, 1, 1) == ["undecided", "undecided"]
+    assert outcomes(9, 3, 3) == ["failed", "failed"]
+    with pytest.raises(FleetError, match="no deadline"):
+        judge(suite, rows_of([an_answer()]), "", 0)
+
+
+def test_a_verdict_knows_what_it_was_judged_against() -> None:
+    report = judge(Suite(data="d", checks=(Check(max_tokens=50),)), rows_of([an_answer()]), "a" * 64, 3)
+    against = {"production": "b" * 64, "base_fingerprint": "c" * 64}
+    given_verdict = verdict(report, at="now", digest="d" * 64, judged_against=against)
+    assert given_verdict.summary["judged_against"] == against
+    assert given_verdict.summary["seed"] == 3
+    assert outdated(given_verdict, "b" * 64) is None
+    assert outdated(given_verdict, "d" * 64) is None  # it is in production itself
+    assert (
+        outdated(given_verdict, "e" * 64)
+        == "it was judged against bbbbbbbbbbbb in production, and now eeeeeeeeeeee is there"
+    )
+    assert outdated(given_verdict, None) is not None
+    first = verdict(report, at="now", digest="d" * 64, judged_against={"production": None})
+    assert outdated(first, None) is None and outdated(first, "e" * 64) is not None
+    assert outdated(verdict(report, at="now"), "e" * 64) is None  # an older verdict, which never compared

@@ -46,6 +46,17 @@ def test_every_row_comes_back_as_it_was_written(tmp_path_factory, rows: list[tup
         ('{"prompt": "p", "completion": "c", "preset": "ters"}', "did you mean 'terse'"),
         ('{"prompt": "p", "completion": "c", "preset": 1}', "the preset is 1"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"prompt": "p", "query": "q", "completion": "c"}', "a prompt and a query"),
+        ('{"prompt": "p", "completion": "c", "best": 0}', "the best of no candidates"),
+        ('{"query": "p", "candidates": "ab", "best": 0}', "candidates is not a list"),
+        ('{"query": "p", "candidates": ["a"], "best": 0}', "too few or repeated"),
+        ('{"query": "p", "candidates": ["a", "a"], "best": 0}', "too few or repeated"),
+        ('{"query": "p", "candidates": ["a", ""], "best": 0}', "the candidates is empty"),
+        ('{"query": "p", "candidates": ["a", "b"]}', "best is null"),
+        ('{"query": "p", "candidates": ["a", "b"], "best": 2}', "best is 2"),
+        ('{"query": "p", "candidates": ["a", "b"], "best": true}', "best is true"),
+        ('{"query": "p", "candidates": ["a", "b"], "best": "c"}', 'best is "c"'),
+        ('{"prompt": "p", "completion": "c", "accepted": [1]}', "the accepted is not text"),
     ],
 )
 def test_a_faulty_row_is_named_by_file_and_line(tmp_path: Path, line: str, problem: str) -> None:
@@ -115,3 +126,13 @@ def test_an_exact_repetition_is_asked_once(makes: ModuleType) -> None:
 def test_a_check_whose_preset_has_no_row_is_an_error(makes: ModuleType) -> None:
     with pytest.raises(DataError, match=r"no row has the preset 'default'.*Allowed: terse, verbose"):
         pick(makes.some_questions(2), a_suite(3), 0)
+
+
+def test_a_row_of_candidates_names_the_best_by_number_or_text(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"query": "q", "candidates": ["a", "b"], "best": best} for best in (1, "b")]
+    rows.append({"prompt": "p", "completion": "so", "candidates": ["a", "b"], "best": 0, "accepted": ["thus"]})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_questions(file, PRESETS)
+    assert [(q.prompt, q.completion, q.best) for q in found] == [("q", "b", 1), ("q", "b", 1), ("p", "so", 0)]
+    assert found[2].accepted == ("thus",)

@@ -26,24 +26,24 @@ class Facts:
 
 EXPECTED = {
     "justnews-rtx3090": Facts(
-        11.89, 10.21, False, {"base": (15511, 22)}, {"synthesizer": "misses", "critic": "misses", "reranker": "unknown"}
+        12.00, 10.10, False, {"base": (15093, 22)}, {"synthesizer": "misses", "critic": "misses", "reranker": "unknown"}
     ),
     "local-rtx3070": Facts(7.11, 0.19, True, {"base": (9728, 1)}, {"assistant": "meets"}),
     "newsreader-rtx3090": Facts(
-        22.14,
-        0.46,
+        22.24,
+        0.36,
         False,
-        {"vision": (2919, 1), "vision-small": (2048, 2), "base": (5838, 2)},
+        {"vision": (2699, 1), "vision-small": (1837, 1), "base": (5398, 2)},
         {"newsreader": "unclear", "synthesizer": "unknown"},
     ),
     "qa-mi300x": Facts(
-        33.39,
-        156.09,
+        33.67,
+        155.81,
         False,
-        {"phi": (16384, 171), "qwen": (40960, 233), "nemo": (131072, 212)},
+        {"phi": (16384, 166), "qwen": (40960, 226), "nemo": (131072, 206)},
         {"question-writer": "unclear", "question-answerer": "unclear", "conversation": "misses"},
     ),
-    "style-a10g": Facts(6.07, 15.48, False, {"base": (28003, 55)}, {"writer": "meets"}),
+    "style-a10g": Facts(6.12, 15.43, False, {"base": (27250, 53)}, {"writer": "meets"}),
 }
 
 

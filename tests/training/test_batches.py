@@ -1,55 +1,97 @@
-"""Batches: every row once, each optimizer step a random draw of all rows, little padding, and padding is never learned."""
+"""Which rows make a step and how they are laid out: nothing lost, nothing twice, nothing learned that should not be."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.training.batches import PAD_TO, LengthOrder, collate, order_within_steps
+from onecard.fleet.recipe import BatchSection
+from onecard.training import batches
+from onecard.training.chat import EncodedRow
+from onecard.training.rows import Row
 
-SIZES = {"rows": st.integers(1, 9), "accumulate": st.integers(1, 5), "seed": st.integers(0, 99)}
-LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
-
-
-@given(lengths=LENGTHS, **SIZES)
-def test_every_row_is_seen_once(lengths, rows, accumulate, seed):
-    assert sorted(order_within_steps(lengths, rows, accumulate, seed)) == list(range(len(lengths)))
+CPU = torch.device("cpu")
+lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 
 
-@given(lengths=LENGTHS, **SIZES)
-def test_the_draw_of_a_step_does_not_depend_on_length(lengths, rows, accumulate, seed):
-    """Only the order within a step does: with equal lengths the same rows share a step."""
-    step = rows * accumulate
-    order = order_within_steps(lengths, rows, accumulate, seed)
-    blind = order_within_steps([1] * len(lengths), rows, accumulate, seed)
-    for start in range(0, len(lengths), step):
-        assert set(order[start : start + step]) == set(blind[start : start + step])
+def text(ids: list[int], prompt: int) -> EncodedRow:
+    row = Row("p", "c", None, "rows.jsonl:1")
+    return EncodedRow(row, tuple(ids), tuple(place >= prompt for place in range(len(ids))))
 
 
-@given(lengths=st.lists(st.integers(1, 500), min_size=64, max_size=64), seed=st.integers(0, 99))
-def test_batches_of_a_step_hold_neighbours_in_length(lengths, seed):
-    order = order_within_steps(lengths, 4, 4, seed)
-    for start in range(0, 64, 16):
-        batches = sorted(sorted(lengths[i] for i in order[at : at + 4]) for at in range(start, start + 16, 4))
-        assert all(first[-1] <= second[0] for first, second in pairwise(batches))
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
+def test_every_epoch_sees_every_row_once(count, rows, accumulate, seed):
+    batch = BatchSection(rows=rows, accumulate=accumulate)
+    total = batches.total_steps(count, batch, 2, None)
+    drawn = list(batches.steps(count, batch, seed, total))
+    assert len(drawn) == total
+    seen = [index for step in drawn for index in step]
+    assert sorted(seen[:count]) == sorted(seen[count:]) == list(range(count))
+    assert all(len(step) <= rows * accumulate for step in drawn)
+    assert drawn == list(batches.steps(count, batch, seed, total))
 
 
-def test_epochs_differ_and_repeat_by_seed():
-    lengths = list(range(1, 65))
-    sampler, again = LengthOrder(lengths, 4, 2, seed=1), LengthOrder(lengths, 4, 2, seed=1)
-    first = list(sampler)
-    assert first == list(again)
-    sampler.set_epoch(1)
-    assert list(sampler) != first and len(sampler) == 64
-    assert first != list(LengthOrder(lengths, 4, 2, seed=2))
+def test_another_seed_and_another_epoch_draw_otherwise():
+    batch = BatchSection(rows=4, accumulate=1)
+    first, other = (list(batches.steps(40, batch, seed, 20)) for seed in (1, 2))
+    assert first != other and first[:10] != first[10:]
 
 
-def test_padding_is_on_the_right_unseen_and_not_learned_up_to_a_multiple():
-    batch = collate([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}], pad_id=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7] + [0] * 13, [8] + [0] * 15]
-    assert batch["labels"].tolist() == [[-100, 6, 7] + [-100] * 13, [8] + [-100] * 15]
-    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 13, [1] + [0] * 15]
-    exact = collate([{"input_ids": [5] * PAD_TO, "labels": [5] * PAD_TO}], pad_id=0)
-    assert exact["input_ids"].shape == (1, PAD_TO)
+def test_max_steps_may_go_past_the_epochs():
+    assert batches.total_steps(10, BatchSection(rows=2, accumulate=1), 1, 13) == 13
+    assert len(list(batches.steps(10, BatchSection(rows=2, accumulate=1), 0, 13))) == 13
+
+
+@given(lengths, st.integers(16, 512))
+def test_packing_loses_no_row_and_keeps_the_limit(sizes, most):
+    bins = batches.packed(sizes, most)
+    assert sorted(place for held in bins for place in held) == list(range(len(sizes)))
+    for held in bins:
+        assert len(held) == 1 or sum(sizes[place] for place in held) <= most
+    # At least half of each pass is used on average, otherwise two could have been one.
+    assert len(bins) == 1 or 2 * sum(sizes) > most * (len(bins) - 1)
+
+
+def test_passes_of_a_step_are_even():
+    """The largest pass is the peak: 64 rows of 8,320 tokens fit three passes of 4,096, none of which need be full."""
+    sizes = [130] * 64
+    assert sorted(sum(sizes[place] for place in held) for held in batches.packed(sizes, 4096)) == [2730, 2730, 2860]
+
+
+@given(lengths, st.integers(1, 8))
+def test_padding_puts_like_lengths_together(sizes, rows):
+    bins = batches.padded(sizes, rows)
+    assert sorted(place for held in bins for place in held) == list(range(len(sizes)))
+    assert [sizes[place] for held in bins for place in held] == sorted(sizes)
+
+
+@given(st.integers(2, 200), st.floats(0, 0.9), st.integers(0, 5))
+def test_rows_kept_out_are_not_trained_on(count, share, seed):
+    trained, out = batches.kept_out(count, share, seed)
+    assert sorted(trained + out) == list(range(count)) and trained
+    assert len(out) == min(round(count * share), count - 1)
+
+
+@pytest.mark.parametrize("lay", [batches.lay_packed, batches.lay_padded])
+def test_the_learned_tokens_and_their_places_are_those_of_the_rows(lay):
+    texts = [text([5, 6, 7, 8], 2), text([9, 10, 11], 1), text([12, 13], 0)]
+    laid = lay(texts, 0, CPU)
+    flat = laid.ids.reshape(-1)
+    assert laid.targets.tolist() == [7, 8, 10, 11, 13]  # a first token has nothing before it to be said from
+    assert flat[laid.places + 1].tolist() == laid.targets.tolist()
+    assert laid.text_of.tolist() == [0, 0, 1, 1, 2]
+    assert laid.texts == 3 and laid.tokens == 9
+
+
+def test_packed_texts_count_their_own_positions_and_padding_is_a_text_of_its_own():
+    laid = batches.lay_packed([text([5, 6, 7], 1), text([8, 9], 1)], 0, CPU)
+    assert laid.lengths == (3, 2, batches.PAD_TO - 5)
+    assert laid.positions[0, :5].tolist() == [0, 1, 2, 0, 1]
+    assert sum(laid.lengths) == laid.ids.shape[1] == batches.PAD_TO
+
+
+def test_padding_is_masked():
+    laid = batches.lay_padded([text([5, 6, 7], 1), text([8, 9], 1)], 0, CPU)
+    assert laid.mask.sum(dim=1).tolist() == [3, 2] and laid.ids.shape == (2, batches.PAD_TO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,11 +14,20 @@ from onecard.engines.local.prompts import prompt_ids
 from onecard.errors import DataError, InputError
 from onecard.fleet.presets import apply_preset
 from onecard.fleet.schema import Preset
-from onecard.training.chat import IGNORED
+from onecard.training.chat import IGNORED, TurnsDiffer
 from onecard.training.rows import Row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(str.strip)
 TERSE = Preset(token="<STYLE_TERSE>")
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+FORGETFUL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+    "{% else %}{% if loop.last %}(new){% endif %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
 
 
 def row(prompt: str = "What is a mutex?", completion: str = "A lock.", preset: str | None = None) -> Row:
@@ -108,3 +118,88 @@ def test_a_base_without_a_template_is_refused_unless_the_recipe_says_so(chat):
     with pytest.raises(InputError, match="no chat template"):
         chat.encode(row())
     assert replace(chat, chat_template=False).encode(row()).trained_tokens > 1
+
+
+def talk(*said: str, system: str | None = None, preset: str | None = None) -> Row:
+    """A conversation: user and assistant in turn."""
+    turns = [("system", system)] if system else []
+    turns += [("assistant" if place % 2 else "user", content) for place, content in enumerate(said)]
+    return Row("", "", preset, "rows.jsonl:1", tuple(turns))
+
+
+def learned_parts(one, tokenizer) -> list[str]:
+    """The decoded stretches that are learned."""
+    runs = groupby(zip(one.ids, one.trained, strict=True), key=lambda pair: pair[1])
+    return [tokenizer.decode([token for token, _ in run]) for learned, run in runs if learned]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(said=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
+def test_every_answer_of_a_conversation_is_learned_and_nothing_else(chat, said):
+    one = chat.encode(talk(*(text for pair in said for text in pair)))
+    assert learned_parts(one, chat.tokenizer) == [f" {answer}</s>" for _, answer in said]
+    assert one.trained_tokens == sum(one.trained) == sum(label != IGNORED for label in one.labels)
+    assert len(one.ids) == len(one.trained) == len(one.labels)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(said=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
+def test_before_every_answer_stands_what_serving_sends(chat, said):
+    row = talk(*(text for pair in said for text in pair))
+    one = chat.encode(row)
+    starts = [place for place, learned in enumerate(one.trained) if learned and not one.trained[place - 1]]
+    for place, start in zip(row.answers, starts, strict=True):
+        request = GenerationRequest(messages=tuple(Message(*turn) for turn in row.turns[:place]))
+        assert list(one.ids[:start]) == prompt_ids(request, chat.tokenizer)
+
+
+def test_the_system_turn_is_read_and_not_learned(chat):
+    chat.tokenizer.chat_template = CHATML
+    one = chat.encode(talk("What is a mutex?", "A lock.", system="Be brief."))
+    assert learned_parts(one, chat.tokenizer) == ["A lock.</s>"]
+    assert "Be brief." in chat.tokenizer.decode(one.ids[: one.prompt_tokens])
+
+
+def test_a_template_that_rewrites_earlier_turns_asks_for_one_answer_at_a_time(chat):
+    """As templates do that drop earlier reasoning: what was learned first is not what stands there later."""
+    chat.tokenizer.chat_template = FORGETFUL
+    row = talk("What?", "That.", "And?", "This.")
+    with pytest.raises(TurnsDiffer, match="turn 4"):
+        chat.encode(row)
+    alone = [chat.encode(one) for one in row.one_answer_each()]
+    assert [learned_parts(one, chat.tokenizer) for one in alone] == [["(new)That.</s>"], ["(new)This.</s>"]]
+    request = GenerationRequest(messages=tuple(Message(*turn) for turn in row.turns[:3]))
+    assert list(alone[1].ids[: alone[1].prompt_tokens]) == prompt_ids(request, chat.tokenizer)
+
+
+def test_a_presets_token_stands_before_the_last_question_as_serving_puts_it(chat):
+    chat.tokenizer.add_tokens([TERSE.token], special_tokens=True)
+    styled = replace(chat, presets={"terse": TERSE})
+    row = talk("What?", "That.", "And?", "This.")
+    with pytest.raises(TurnsDiffer):
+        styled.encode(row)
+    first, second = (styled.encode(one) for one in row.one_answer_each())
+    token = chat.tokenizer.convert_tokens_to_ids(TERSE.token)
+    assert first.ids.count(token) == second.ids.count(token) == 1
+    assert second.ids.index(token) > list(second.ids).index(chat.tokenizer.eos_token_id)
+
+
+def test_a_conversation_needs_the_template(chat):
+    with pytest.raises(DataError, match="chat_template: false"):
+        replace(chat, chat_template=False).encode(talk("What?", "That.", "And?", "This."))
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_pair_is_two_answers_to_the_same_ids(chat, template):
+    pair = replace(chat, chat_template=template).encode_pair(replace(row(), rejected="A door."))
+    assert pair.chosen.ids[: pair.prompt_tokens] == pair.rejected.ids[: pair.prompt_tokens]
+    assert pair.chosen.ids == replace(chat, chat_template=template).encode(row()).ids
+    assert learned_parts(pair.rejected, chat.tokenizer) == [" A door.</s>" if template else "A door.</s>"]
+    assert pair.longest == max(len(pair.chosen.ids), len(pair.rejected.ids))
+
+
+def test_only_the_preferred_answer_of_a_conversation_is_compared(chat):
+    pair = chat.encode_pair(replace(talk("What?", "That.", "And?", "This."), completion="This.", rejected="No."))
+    assert learned_parts(pair.chosen, chat.tokenizer) == [" This.</s>"]
+    assert learned_parts(pair.rejected, chat.tokenizer) == [" No.</s>"]
+    assert "That." in chat.tokenizer.decode(pair.rejected.ids)

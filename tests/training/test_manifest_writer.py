@@ -33,4 +33,4 @@ def test_the_manifest_carries_order_data_and_run(order):
 
 def test_hardware_and_versions_are_named():
     assert hardware(torch.device("cpu")).endswith(f"{torch.get_num_threads()} threads")
-    assert versions()["torch"] == torch.__version__ and {"peft", "trl", "bitsandbytes"} <= set(versions())
+    assert versions()["torch"] == torch.__version__ and {"peft", "bitsandbytes"} <= set(versions())

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from onecard.errors import InputError, MissingPart
+from onecard.errors import DataError, InputError, MissingPart
 from onecard.fleet.recipe import Recipe
 from onecard.fleet.schema import Preset
-from onecard.training.preparation import planned_steps, positions, prepare
+from onecard.training.preparation import planned_steps, positions, prepare, validation_rows
 
 STYLED = Recipe(added_tokens=("<STYLE_TERSE>",))
 TERSE = {"terse": Preset(token="<STYLE_TERSE>")}
@@ -79,8 +79,65 @@ def test_planned_steps(rows, batch, accumulate, epochs, steps):
     assert planned_steps(rows, recipe.model_copy(update={"max_steps": 7})) == 7
 
 
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.25, 0.5, 0.99])
+@pytest.mark.parametrize("rows", [1, 2, 7, 40, 101])
+def test_rows_kept_out_for_validation_are_those_the_loop_keeps_out(rows, share):
+    from onecard.training import batches
+
+    recipe = Recipe.model_validate({"validation": {"share": share}, "batch": {"rows": 2, "accumulate": 2}, "epochs": 3})
+    trained, validated = batches.kept_out(rows, share, seed=1)
+    assert validation_rows(rows, recipe) == len(validated)
+    assert planned_steps(rows, recipe) == batches.total_steps(len(trained), recipe.batch, recipe.epochs, None)
+
+
+PAIR = {"prompt": "What is a mutex?", "chosen": "A lock.", "rejected": "A door."}
+TALK = {"messages": [{"role": "user", "content": "What is a mutex?"}, {"role": "assistant", "content": "A lock."}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "good", "bad"), [("sft", GOOD, PAIR), ("sft", TALK, PAIR), ("dpo", PAIR, GOOD), ("dpo", PAIR, TALK)]
+)
+def test_rows_of_the_wrong_kind_for_the_method_are_refused(embedded, tmp_path, method, good, bad):
+    recipe = Recipe(method=method)
+    kinds = {type(one).__name__ for one in prepare(write(tmp_path / "a", good), embedded, recipe, None).ledger.encoded}
+    assert kinds == {"EncodedPair" if method == "dpo" else "EncodedRow"}
+    with pytest.raises(DataError, match=f"the recipe's method is {method}") as error:
+        prepare(write(tmp_path / "b", good, bad), embedded, recipe, None)
+    assert error.value.where == f"{tmp_path / 'b'}:2" and "set method:" in error.value.next_step
+
+
+def test_the_suites_rows_must_not_be_trained_on(embedded, tmp_path):
+    file, held = write(tmp_path / "rows", GOOD), write(tmp_path / "held", {**GOOD, "prompt": "what IS a  mutex?"})
+    (fault,) = prepare(file, embedded, Recipe(), None, None, held).ledger.faults
+    assert "held-out rows" in fault.problem and fault.where == f"{file}:1"
+    lenient = Recipe.model_validate({"data_checks": {"leaks": 1}})
+    assert not prepare(file, embedded, lenient, None, None, held).ledger.faults
+
+
+def test_the_recipes_share_of_duplicates_applies(embedded, tmp_path):
+    file = write(tmp_path / "rows", GOOD, GOOD)
+    assert prepare(file, embedded, Recipe(), None).ledger.faults
+    lenient = Recipe.model_validate({"data_checks": {"duplicates": 0.5}})
+    assert not prepare(file, embedded, lenient, None).ledger.faults
+
+
+def test_columns_that_nobody_reads_are_a_warning(embedded, tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list([{**GOOD, "source": "x", "prest": "y"}]).save_to_disk(tmp_path / "saved")
+    ledger = prepare(tmp_path / "saved", embedded, Recipe(), None).ledger
+    assert [warning.problem for warning in ledger.warnings] == ["columns that nobody reads: prest, source"]
+    assert not ledger.faults
+
+
+def test_progress_tells_of_reading_and_of_counting(embedded, tmp_path):
+    seen = []
+    file = write(tmp_path / "rows", GOOD, TALK)
+    prepare(file, embedded, Recipe(), None, on_count=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 0), (0, 2), (2, 2)]
+
+
 def test_nothing_heavy_is_imported_to_prepare():
-    code = (
-        "import sys, onecard.training.preparation; print({'torch', 'trl', 'peft', 'transformers'} & set(sys.modules))"
-    )
+    heavy = "{'torch', 'trl', 'peft', 'transformers', 'datasets', 'pyarrow'}"
+    code = f"import sys, onecard.training.preparation; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -102,3 +103,32 @@ def test_the_digest_follows_content_and_order_and_not_the_place() -> None:
     one, two = Row("p", "c", None, "a:1"), Row("p", "c", "terse", "a:2")
     assert data_sha256([one, two]) == data_sha256([Row("p", "c", None, "b:7"), two])
     assert len({data_sha256([one, two]), data_sha256([two, one]), data_sha256([one])}) == 3
+
+
+def test_a_conversation_says_what_is_asked_and_answered(tmp_path: Path) -> None:
+    said = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    file = tmp_path / "rows.jsonl"
+    messages = [{"role": role, "content": content} for role, content in said]
+    file.write_text(json.dumps({"messages": messages, "preset": "terse"}))
+    (row,), faults = scan_rows(file, ["terse"])
+    assert not faults and (row.kind, row.prompt, row.completion, row.preset) == ("chat", "a\n\nc", "b\n\nd", "terse")
+    assert row.turns == tuple(said) and row.answers == (2, 4)
+    alone = list(row.one_answer_each())
+    assert [one.answers for one in alone] == [(2,), (4,)] and alone[0].turns == tuple(said[:3])
+
+
+def test_a_preference_has_one_answer_that_counts(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    prompt = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user")]
+    plain = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    file.write_text(json.dumps(plain) + "\n" + json.dumps({**plain, "prompt": prompt}))
+    (one, two), _ = scan_rows(file)
+    assert (one.kind, one.prompt, one.completion, one.rejected, one.turns) == ("preference", "p", "c", "r", ())
+    assert two.kind == "preference" and two.answers == (3,) and two.prompt == "u\n\nu"
+
+
+def test_the_digest_knows_turns_and_rejected_answers() -> None:
+    plain = Row("p", "c", None, "a:1")
+    others = [Row("p", "c", None, "a:1", rejected="r"), Row("p", "c", None, "a:1", turns=(("user", "p"),))]
+    assert len({data_sha256([row]) for row in (plain, *others)}) == 3
+    assert data_sha256([plain]) == hashlib.sha256(b'["p", "c", null]\n').hexdigest(), "manifests hold such digests"

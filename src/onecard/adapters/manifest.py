@@ -52,6 +52,13 @@ class TrainingRecord(Record):
     tokens_s: float
     peak_memory_bytes: int
     memory_kind: str = Field(description="cuda-allocated, or process-rss on a CPU")
+    planned_peak_bytes: int | None = Field(None, description="what the plan expected of peak_memory_bytes")
+    rehearsed_peak_bytes: int | None = Field(None, description="the heaviest step, computed before the run")
+    packed: bool = False
+    forward_tokens: int = Field(0, description="packed: the most tokens of one forward pass, as the run ended")
+    recomputed_layers: int = 0
+    validation: tuple[tuple[int, float], ...] = Field((), description="(step, loss) of the rows kept out")
+    notes: tuple[str, ...] = Field((), description="what the run changed to go on")
     curve: tuple[CurvePoint, ...]
     hardware: str
     versions: dict[str, str]

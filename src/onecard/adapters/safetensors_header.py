@@ -16,6 +16,8 @@ from typing import Any
 from onecard.errors import AdapterRefused
 
 HEADER_LIMIT_BYTES = 16 << 20
+# The shortest entry of a tensor takes 55 bytes, 4 colons and 3 brackets. Headers with many more of them are made to fill the memory.
+_BYTES_PER_COLON = _BYTES_PER_BRACKET = 10
 METADATA = "__metadata__"
 BYTES_PER_ELEMENT = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
@@ -55,17 +57,26 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     return {entry.name: entry for entry in entries}
 
 
+def shown(text: object, limit: int = 120) -> str:
+    """What a file says, for a message: in ASCII, without line breaks and control characters, cut to a length."""
+    plain = ascii(text)[1:-1] if isinstance(text, str) else ascii(text)
+    return plain if len(plain) <= limit else plain[: limit - 3] + "..."
+
+
 def _parse(file: Path, header: bytes) -> list[tuple[str, Any]]:
     if not header.startswith(b"{"):
         raise _refused(file, "the header does not begin with '{'")
+    brackets = header.count(b"{") + header.count(b"[")
+    if brackets > 64 + len(header) // _BYTES_PER_BRACKET or header.count(b":") > 64 + len(header) // _BYTES_PER_COLON:
+        raise _refused(file, "the header holds far more keys or brackets than tensors need")
     try:
         pairs = _Pairs(json.loads(header.decode("utf-8"), object_pairs_hook=_Pairs))
     except (ValueError, RecursionError) as error:
-        raise _refused(file, f"the header is not valid JSON ({error})") from None
+        raise _refused(file, f"the header is not valid JSON ({str(error)[:200]})") from None
     seen: set[str] = set()
     for name, value in pairs:
         if name in seen:
-            raise _refused(file, f"tensor {name!r} is listed twice")
+            raise _refused(file, f"tensor {shown(name)} is listed twice")
         seen.add(name)
         if name == METADATA and not (isinstance(value, _Pairs) and all(isinstance(text, str) for _, text in value)):
             raise _refused(file, f"{METADATA} is not an object of texts")
@@ -75,19 +86,23 @@ def _parse(file: Path, header: bytes) -> list[tuple[str, Any]]:
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object with its keys as they stood, so that a key given twice is seen."""
 
+    __slots__ = ()
+
 
 def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     fields = dict(value) if isinstance(value, _Pairs) else {}
     if not isinstance(value, _Pairs) or len(value) != 3 or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise _refused(file, f"the entry of {name!r} is not dtype, shape and data_offsets")
+        raise _refused(file, f"the entry of {shown(name)} is not dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BYTES_PER_ELEMENT:
-        raise _refused(file, f"{name!r} has the dtype {dtype!r}", allowed=", ".join(sorted(BYTES_PER_ELEMENT)))
+        raise _refused(
+            file, f"{shown(name)} has the dtype {shown(dtype)}", allowed=", ".join(sorted(BYTES_PER_ELEMENT))
+        )
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
-        raise _refused(file, f"{name!r} has a shape or offsets that are not whole numbers")
+        raise _refused(file, f"{shown(name)} has a shape or offsets that are not whole numbers")
     start, end = offsets
     if end - start != prod(shape) * BYTES_PER_ELEMENT[dtype]:
-        raise _refused(file, f"{name!r} has {end - start:,} bytes, which do not hold {dtype} of shape {shape}")
+        raise _refused(file, f"{shown(name)} has {end - start:,} bytes, which do not hold {dtype} of shape {shape}")
     return TensorEntry(name, dtype, tuple(shape), data_start + start, data_start + end)
 
 
@@ -104,7 +119,7 @@ def _check_contiguous(file: Path, entries: list[TensorEntry], data_start: int, s
     for entry in entries:
         if entry.start != position:
             word = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
-            raise _refused(file, f"{entry.name!r} {word}")
+            raise _refused(file, f"{shown(entry.name)} {word}")
         position = entry.end
     if position != size:
         word = "cut off" if position > size else "longer than its tensors"

@@ -1,47 +1,57 @@
-"""One adapter's folder in the store: what stands there, and the one way in which it changes.
+"""One adapter's folder in a local store: what stands there, and the one way in which it changes.
 
 Readers take no lock: versions are immutable and appear by one rename, aliases.json is replaced by one rename. Every change goes
-through `commit`, whose steps can all be taken back without needing free space.
+through `_commit`, whose steps can all be taken back without needing free space.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from onecard.adapters import durable, journal
-from onecard.adapters.address import ALIAS_NAMES, Address, is_version, number_of
-from onecard.adapters.aliases import Aliases
+from onecard.adapters.address import Address, is_version, number_of, version_of
+from onecard.adapters.aliases import Aliases, next_version_number, published
 from onecard.adapters.journal import LogEntry
 from onecard.adapters.lock import locked
 from onecard.adapters.manifest import Manifest, Verdict
-from onecard.adapters.verification import MANIFEST, digest_of
-from onecard.errors import AdapterRefused, InputError, UnknownName, nearest
+from onecard.adapters.place import Moment
+from onecard.adapters.staging import staging, sweep
+from onecard.adapters.verification import MANIFEST, check_adapter, differences, digest_of
+from onecard.adapters.version import StoredVersion, now, read_manifest, read_verdict, resolved
+from onecard.errors import AdapterRefused, InputError
 
 ALIASES, LOG, VERDICTS = "aliases.json", "log.jsonl", "verdicts"
 
 
 @dataclass(frozen=True)
-class StoredVersion:
-    """One immutable version: its folder holds the PEFT files and manifest.json."""
+class LocalPlace:
+    """`<root>/agents/<agent>/adapters/<name>/` for every adapter. `lock_timeout_s`: how long a writer waits for another."""
 
-    agent: str
-    name: str
-    version: str
-    digest: str
-    folder: Path
-    manifest: Manifest
+    root: Path
+    lock_timeout_s: float
 
     @property
-    def address(self) -> str:
-        """agent/name@version"""
-        return str(Address(self.agent, self.name, self.version))
+    def where(self) -> str:
+        return str(self.root)
+
+    @property
+    def runs_folder(self) -> Path:
+        return self.root.with_name(f"{self.root.name}-runs")
+
+    def exists(self) -> bool:
+        return self.root.is_dir()
+
+    def shelf(self, agent: str, name: str) -> Shelf:
+        return Shelf(self.root / "agents" / agent / "adapters" / name, agent, name, self.root, self.lock_timeout_s)
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        return [(folder.parts[-3], folder.name) for folder in sorted(self.root.glob("agents/*/adapters/*"))]
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,15 @@ class Shelf:
     folder: Path
     agent: str
     name: str
+    root: Path
     lock_timeout_s: float
 
     @property
     def address(self) -> str:
         return str(Address(self.agent, self.name))
+
+    def exists(self) -> bool:
+        return bool(self.versions()) or (self.folder / LOG).exists()
 
     def versions(self) -> list[str]:
         """Versions, oldest first. Links and hidden folders are not versions."""
@@ -82,69 +96,83 @@ class Shelf:
         return journal.read_journal(self.folder / LOG)
 
     def resolve(self, reference: str) -> str:
-        """The version that a version or alias means; UnknownName says what there is."""
-        versions = self.versions()
-        if not versions:
-            raise UnknownName(f"{self.address} has no versions", where=str(self.folder))
-        if reference in versions:
-            return reference
-        aliases = {alias: self.aliases().get(alias) for alias in ALIAS_NAMES}
-        version = aliases.get(reference)
-        if version in versions:
-            return version
-        there = ", ".join([*(f"{alias} ({v})" for alias, v in aliases.items() if v in versions), *versions[-8:]])
-        why = f": it points at {version}, which is gone" if version else nearest(reference, versions)
-        raise UnknownName(f"{self.address} has no '{reference}'{why}", where=str(self.folder), allowed=there)
+        return resolved(reference, self.versions, self.aliases, self.address, str(self.folder))
 
     def read(self, version: str) -> StoredVersion:
-        """A version with its manifest, which must agree with the place it stands in; AdapterRefused otherwise."""
         folder = self.folder / version
-        manifest = self._manifest(folder / MANIFEST)
-        for what, value, expected in (
-            ("agent", manifest.agent, self.agent),
-            ("name", manifest.name, self.name),
-            ("version", manifest.version, version),
-            ("digest", manifest.digest, digest_of(manifest.files)),
-        ):
-            if value != expected:
-                raise AdapterRefused(
-                    f"the manifest's {what} is {value!r}, expected {expected!r}", where=str(folder / MANIFEST)
-                )
+        file = folder / MANIFEST
+        manifest = read_manifest(durable.read_bytes(file), str(file), self.agent, self.name, version)
         return StoredVersion(self.agent, self.name, version, manifest.digest, folder, manifest)
 
-    def _manifest(self, file: Path) -> Manifest:
-        content = durable.read_bytes(file)
-        if content is None:
-            raise AdapterRefused("no manifest", where=str(file), next_step="publish the adapter again")
-        try:
-            return Manifest.model_validate_json(content)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(str(key) for key in fault["loc"])
-            raise AdapterRefused(
-                f"corrupt manifest ({place + ': ' if place else ''}{fault['msg']})",
-                where=str(file),
-                next_step="publish the adapter again, or put the file back from a copy",
-            ) from None
-
     def verdict(self, digest: str) -> Verdict | None:
-        """The verdict recorded for a digest; InputError when its file is corrupt."""
         file = self.folder / VERDICTS / f"{digest}.json"
-        content = durable.read_bytes(file)
-        if content is None:
-            return None
+        return read_verdict(durable.read_bytes(file), str(file), digest)
+
+    def keep_verdict(self, verdict: Verdict, by: str) -> None:
+        with durable.disk_errors(self.root), self._changing("recording a verdict", by):
+            (self.folder / VERDICTS).mkdir(exist_ok=True)
+            file = self.folder / VERDICTS / f"{verdict.digest}.json"
+            durable.replace(file, verdict.model_dump_json(indent=2).encode() + b"\n")
+
+    def differences(self, version: str) -> list[str]:
         try:
-            verdict = Verdict.model_validate_json(content)
-        except ValidationError as error:
-            raise InputError(
-                f"corrupt verdict ({error.errors()[0]['msg']})", where=str(file), next_step="evaluate the version again"
-            ) from None
-        if verdict.digest != digest:
-            raise InputError(f"this verdict is of {verdict.digest[:12]}", where=str(file), next_step="evaluate again")
-        return verdict
+            stored = self.read(version)
+        except AdapterRefused as error:
+            return [f"{MANIFEST}: {error.problem}"]
+        with durable.disk_errors(stored.folder):
+            found = differences(stored.folder, stored.manifest)
+        logged = {e.version: e.manifest_sha256 for e in self.entries() if e.action == "publish" and e.manifest_sha256}
+        if version in logged and logged[version] != durable.file_digest(stored.folder / MANIFEST):
+            found.append(f"{MANIFEST}: not the file that was published, by the sha256 in {LOG}")
+        return found
+
+    def publish(self, folder: Path, sizes: Mapping[str, int], manifest: Manifest, by: str) -> StoredVersion:
+        needed = sum(sizes.values()) + durable.SPARE_BYTES
+        with durable.disk_errors(self.root, needed):
+            sweep(self.folder)
+            if (free := durable.free_bytes(self.folder)) < needed:
+                raise durable.disk_full(self.root, needed, free)
+            with staging(self.folder) as place:
+                copy = place / "version"
+                copy.mkdir()
+                digests = {file: durable.copy_with_digest(folder / file, copy / file) for file in sizes}
+                check_adapter(copy, manifest)
+                complete = {"files": digests, "digest": digest_of(digests), "created_at": manifest.created_at or now()}
+                return self._shelve(copy, manifest.model_copy(update=complete), by)
+
+    def _shelve(self, copy: Path, manifest: Manifest, by: str) -> StoredVersion:
+        """Gives a checked copy the next version number and renames it into place."""
+        with self._changing("publishing", by):
+            logged = [entry.version for entry in self.entries() if entry.version]
+            version = version_of(next_version_number(self.versions(), logged))
+            manifest = manifest.model_copy(update={"version": version})
+            durable.write_new(copy / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+            for file in copy.iterdir():
+                file.chmod(0o444)
+            durable.flush_folder(copy)
+            entry = LogEntry(
+                at=now(),
+                by=by,
+                action="publish",
+                version=version,
+                digest=manifest.digest,
+                manifest_sha256=durable.file_digest(copy / MANIFEST),
+                aliases=published(self.aliases(), version),
+            )
+            self._commit(entry, move=(copy, self.folder / version))
+        return StoredVersion(self.agent, self.name, version, manifest.digest, self.folder / version, manifest)
+
+    def change(self, doing: str, by: str, decide: Callable[[Moment], LogEntry | None]) -> None:
+        with durable.disk_errors(self.root), self._changing(doing, by):
+            if entry := decide(self):
+                self._commit(entry)
+
+    def remove(self, version: str, by: str, decide: Callable[[Moment], LogEntry]) -> None:
+        with durable.disk_errors(self.root), staging(self.folder) as place, self._changing("removing", by):
+            self._commit(decide(self), move=(self.folder / version, place / version))
 
     @contextmanager
-    def changing(self, action: str, by: str) -> Iterator[None]:
+    def _changing(self, action: str, by: str) -> Iterator[None]:
         """Holds the shelf's lock, after writing into the log what a killed process could not."""
         with locked(self.folder, action, by, self.lock_timeout_s):
             missed = journal.unrecorded(self.entries(), self.versions(), self.aliases(), now(), by)
@@ -152,7 +180,7 @@ class Shelf:
                 journal.append(self.folder / LOG, missed)
             yield
 
-    def commit(self, entry: LogEntry, move: tuple[Path, Path] | None = None) -> None:
+    def _commit(self, entry: LogEntry, move: tuple[Path, Path] | None = None) -> None:
         """Renames a folder, appends the entry, puts the entry's aliases in force: all of it or none. The lock is held.
 
         What needs space comes first and is undone without space; the aliases, which everybody reads, come last.
@@ -175,8 +203,3 @@ class Shelf:
         # It is done, and everybody sees it: a disk that cannot promise to keep it must not make it look undone.
         with suppress(OSError):
             durable.flush_folder(self.folder)
-
-
-def now() -> str:
-    """UTC in ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

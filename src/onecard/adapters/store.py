@@ -1,4 +1,4 @@
-"""The adapter store: `<root>/agents/<agent>/adapters/<name>/v0001/...`, as INTERFACE lays it out, in a local folder.
+"""The adapter store: `<store>/agents/<agent>/adapters/<name>/v0001/...`, as INTERFACE lays it out, in a local folder or at a URL.
 
 Versions are immutable and content-addressed; a reader never sees half of one. A version reaches production only with a passing
 verdict bound to its digest, or by force with a reason in the log. Rolling back restores the state before the last promotion.
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onecard.adapters import durable
-from onecard.adapters.address import checked_name, checked_reference, is_version, parse_reference, version_of
-from onecard.adapters.aliases import Aliases, next_version_number, promoted, published, rolled_back, without
+from onecard.adapters.address import checked_name, checked_reference, is_version, parse_reference
+from onecard.adapters.aliases import Aliases, promoted, rolled_back, without
 from onecard.adapters.journal import Action, LogEntry
 from onecard.adapters.lock import current_user
 from onecard.adapters.manifest import Manifest, Verdict
+from onecard.adapters.place import AdapterShelf, Moment, Place
 from onecard.adapters.promotion import bound, check_gate
-from onecard.adapters.shelf import LOG, VERDICTS, Shelf, StoredVersion, now
-from onecard.adapters.staging import staging, sweep
-from onecard.adapters.verification import MANIFEST, check_adapter, check_files, differences, digest_of
+from onecard.adapters.shelf import LocalPlace
+from onecard.adapters.verification import MANIFEST, check_files
+from onecard.adapters.version import StoredVersion, now
 from onecard.errors import AdapterRefused, InputError, OnecardError, StoreBusy, UnknownName, nearest
 
 __all__ = ["AdapterListing", "LogEntry", "Store", "StoredVersion"]
@@ -40,66 +40,49 @@ class AdapterListing:
 
 
 class Store:
-    """Adapters of all agents under one folder. Safe for several processes; safe against kills and full disks."""
+    """Adapters of all agents in one place. Safe for several processes; safe against kills and full disks.
 
-    def __init__(self, root: Path | str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
-        if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(root)):
-            raise InputError(
-                f"stores at {scheme[1]}: URLs are not supported",
-                where=str(root),
-                allowed="a local folder, such as ./modelstore",
-            )
-        try:
-            self.root = Path(root).expanduser()
-        except RuntimeError as error:
-            raise InputError(str(error), where=str(root), allowed="a local folder, such as ./modelstore") from None
+    `where` is a folder or a URL such as s3://bucket/prefix (which ones: `fsspec_objects`; credentials come from the environment).
+    Versions at a URL are copied into `cache` (default ~/.cache/onecard/adapters) when their files are used.
+    """
+
+    def __init__(self, where: Path | str, lock_timeout_s: float = LOCK_TIMEOUT_S, cache: Path | None = None) -> None:
         self.lock_timeout_s = lock_timeout_s
+        self._place = _place_of(str(where), lock_timeout_s, cache)
+
+    @property
+    def where(self) -> str:
+        """The folder or the URL, for messages."""
+        return self._place.where
+
+    @property
+    def root(self) -> Path:
+        """The folder of a local store; InputError for one at a URL."""
+        if isinstance(self._place, LocalPlace):
+            return self._place.root
+        raise InputError("a store at a URL has no folder", where=self.where, allowed="a local folder")
+
+    @property
+    def runs_folder(self) -> Path:
+        """The local folder where runs that will publish here keep their files: beside a local store, else in the cache."""
+        return self._place.runs_folder
+
+    def exists(self) -> bool:
+        """True when there is anything at this place."""
+        return self._place.exists()
 
     def publish(self, agent: str, name: str, folder: Path, manifest: Manifest, by: str | None = None) -> StoredVersion:
         """Checks and copies an adapter folder as the next version, which becomes the candidate.
 
         Raises AdapterRefused (the files are not what the manifest says), DiskFull, StoreBusy; the store is then as it was.
         """
-        shelf, by = self._shelf(agent, name), by or current_user()
+        shelf = self._shelf(agent, name)
         if (manifest.agent, manifest.name) != (agent, name):
             raise InputError(f"the manifest is of {manifest.agent}/{manifest.name}, not of {agent}/{name}")
         if not folder.is_dir():
             raise InputError("no such folder", where=str(folder))
         sizes = {file: size for file, size in check_files(folder).items() if file != MANIFEST}
-        needed = sum(sizes.values()) + durable.SPARE_BYTES
-        with durable.disk_errors(self.root, needed):
-            sweep(shelf.folder)
-            if (free := durable.free_bytes(shelf.folder)) < needed:
-                raise durable.disk_full(self.root, needed, free)
-            with staging(shelf.folder) as place:
-                copy = place / "version"
-                copy.mkdir()
-                digests = {file: durable.copy_with_digest(folder / file, copy / file) for file in sizes}
-                check_adapter(copy, manifest)
-                complete = {"files": digests, "digest": digest_of(digests), "created_at": manifest.created_at or now()}
-                return self._shelve(shelf, copy, manifest.model_copy(update=complete), by)
-
-    def _shelve(self, shelf: Shelf, copy: Path, manifest: Manifest, by: str) -> StoredVersion:
-        """Gives a checked copy the next version number and renames it into place."""
-        with shelf.changing("publishing", by):
-            logged = [entry.version for entry in shelf.entries() if entry.version]
-            version = version_of(next_version_number(shelf.versions(), logged))
-            manifest = manifest.model_copy(update={"version": version})
-            durable.write_new(copy / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
-            for file in copy.iterdir():
-                file.chmod(0o444)
-            durable.flush_folder(copy)
-            entry = LogEntry(
-                at=now(),
-                by=by,
-                action="publish",
-                version=version,
-                digest=manifest.digest,
-                manifest_sha256=durable.file_digest(copy / MANIFEST),
-                aliases=published(shelf.aliases(), version),
-            )
-            shelf.commit(entry, move=(copy, shelf.folder / version))
-        return StoredVersion(shelf.agent, shelf.name, version, manifest.digest, shelf.folder / version, manifest)
+        return shelf.publish(folder, sizes, manifest, by or current_user())
 
     def resolve(self, agent: str, reference: str) -> StoredVersion:
         """The version that `name@v0001` or `name@production` means; UnknownName with the nearest known name otherwise."""
@@ -135,42 +118,47 @@ class Store:
         if verdict is not None:
             verdict = self.record_verdict(agent, name, stored.version, verdict)
         check_gate(stored.address, verdict or shelf.verdict(stored.digest), force, reason)
-        self._check_unchanged(stored)
-        with durable.disk_errors(self.root), shelf.changing("promoting", by):
-            if shelf.resolve(version_or_alias) != stored.version:
+        _check_unchanged(shelf, stored)
+
+        def decide(at: Moment) -> LogEntry | None:
+            if at.resolve(version_or_alias) != stored.version:
                 raise StoreBusy(
                     f"{version_or_alias} of {shelf.address} moved while {stored.version} was promoted",
                     next_step="try again",
                 )
-            before = shelf.aliases()
+            before = at.aliases()
             after = promoted(before, stored.version)
-            if after != before:
-                shelf.commit(_moved("promote", stored, by, after, reason, forced=force))
+            return None if after == before else _moved("promote", stored, by, after, reason, forced=force)
+
+        shelf.change("promoting", by, decide)
         return stored
 
     def rollback(self, agent: str, name: str, by: str | None = None, reason: str | None = None) -> StoredVersion:
         """Takes back the last promotion and returns what is in production now; Refusal when there is nothing before it."""
         shelf, by = self._known(agent, name), by or current_user()
-        with durable.disk_errors(self.root), shelf.changing("rolling back", by):
-            after = rolled_back(shelf.aliases())
-            stored = shelf.read(shelf.resolve("previous"))
-            self._check_unchanged(stored)
-            shelf.commit(_moved("rollback", stored, by, after, reason))
-        return stored
+        back: list[StoredVersion] = []
+
+        def decide(at: Moment) -> LogEntry:
+            after = rolled_back(at.aliases())
+            stored = shelf.read(at.resolve("previous"))
+            _check_unchanged(shelf, stored)
+            back.append(stored)
+            return _moved("rollback", stored, by, after, reason)
+
+        shelf.change("rolling back", by, decide)
+        return back[-1]
 
     def remove(self, agent: str, name: str, version: str, by: str | None = None, reason: str | None = None) -> None:
         """Deletes one version for good; Refusal while an alias points at it. Its number is never used again."""
         shelf, by = self._known(agent, name), by or current_user()
         _only_version(version)
-        with (
-            durable.disk_errors(self.root),
-            staging(shelf.folder) as place,
-            shelf.changing("removing", by),
-        ):
-            shelf.resolve(version)
-            after = without(shelf.aliases(), version)
-            entry = LogEntry(at=now(), by=by, action="remove", version=version, reason=reason, aliases=after)
-            shelf.commit(entry, move=(shelf.folder / version, place / version))
+
+        def decide(at: Moment) -> LogEntry:
+            at.resolve(version)
+            after = without(at.aliases(), version)
+            return LogEntry(at=now(), by=by, action="remove", version=version, reason=reason, aliases=after)
+
+        shelf.remove(version, by, decide)
 
     def record_verdict(self, agent: str, name: str, version: str, verdict: Verdict) -> Verdict:
         """Keeps a gate verdict beside the versions, bound to the version's digest; returns it with that digest."""
@@ -178,10 +166,7 @@ class Store:
         _only_version(version)
         stored = shelf.read(shelf.resolve(version))
         verdict = bound(verdict, stored.digest, stored.address)
-        with durable.disk_errors(self.root), shelf.changing("recording a verdict", current_user()):
-            (shelf.folder / VERDICTS).mkdir(exist_ok=True)
-            file = shelf.folder / VERDICTS / f"{stored.digest}.json"
-            durable.replace(file, verdict.model_dump_json(indent=2).encode() + b"\n")
+        shelf.keep_verdict(verdict, current_user())
         return verdict
 
     def verdict(self, stored: StoredVersion) -> Verdict | None:
@@ -191,17 +176,7 @@ class Store:
     def verify(self, agent: str, name: str, version: str) -> list[str]:
         """Hashes every file of a version again and returns what differs from the time of publishing; empty when nothing does."""
         shelf = self._known(agent, name)
-        version = shelf.resolve(checked_reference(version))
-        try:
-            stored = shelf.read(version)
-        except AdapterRefused as error:
-            return [f"{MANIFEST}: {error.problem}"]
-        with durable.disk_errors(stored.folder):
-            found = differences(stored.folder, stored.manifest)
-        logged = {e.version: e.manifest_sha256 for e in shelf.entries() if e.action == "publish" and e.manifest_sha256}
-        if version in logged and logged[version] != durable.file_digest(stored.folder / MANIFEST):
-            found.append(f"{MANIFEST}: not the file that was published, by the sha256 in {LOG}")
-        return found
+        return shelf.differences(shelf.resolve(checked_reference(version)))
 
     def log(self, agent: str, name: str) -> list[LogEntry]:
         """Who did what when, oldest first."""
@@ -211,48 +186,71 @@ class Store:
         """Every adapter of every agent, by name. One that cannot be read is listed with its problem."""
         return [self._listing(shelf) for shelf in self._shelves()]
 
-    def _check_unchanged(self, stored: StoredVersion) -> None:
-        if found := self.verify(stored.agent, stored.name, stored.version):
-            raise AdapterRefused(
-                f"{stored.address} is not what was published: {'; '.join(found)}",
-                where=str(stored.folder),
-                next_step="publish it again from where it was trained",
-            )
+    def _shelf(self, agent: str, name: str) -> AdapterShelf:
+        return self._place.shelf(checked_name("agent", agent), checked_name("adapter", name))
 
-    def _shelf(self, agent: str, name: str) -> Shelf:
-        checked_name("agent", agent)
-        checked_name("adapter", name)
-        return Shelf(self.root / "agents" / agent / "adapters" / name, agent, name, self.lock_timeout_s)
-
-    def _known(self, agent: str, name: str) -> Shelf:
+    def _known(self, agent: str, name: str) -> AdapterShelf:
         """The shelf of an adapter that has versions or a log; UnknownName with the nearest known one otherwise."""
         shelf = self._shelf(agent, name)
-        if shelf.versions() or (shelf.folder / LOG).exists():
+        if shelf.exists():
             return shelf
         known = [other.address for other in self._shelves()]
         raise UnknownName(
             f"no adapter {shelf.address}{nearest(shelf.address, known)}",
-            where=str(self.root),
+            where=self.where,
             allowed=", ".join(known) or "nothing yet, this store is empty",
         )
 
-    def _shelves(self) -> Sequence[Shelf]:
+    def _shelves(self) -> Sequence[AdapterShelf]:
         found = []
-        for folder in sorted(self.root.glob("agents/*/adapters/*")):
+        for agent, name in self._place.names():
             try:
-                shelf = self._shelf(folder.parts[-3], folder.name)
+                shelf = self._shelf(agent, name)
             except InputError:
                 continue
-            if shelf.versions() or (shelf.folder / LOG).exists():
+            if shelf.exists():
                 found.append(shelf)
         return found
 
-    def _listing(self, shelf: Shelf) -> AdapterListing:
+    def _listing(self, shelf: AdapterShelf) -> AdapterListing:
         versions = tuple(shelf.versions())
         try:
             return AdapterListing(shelf.agent, shelf.name, versions, shelf.aliases())
         except OnecardError as error:
             return AdapterListing(shelf.agent, shelf.name, versions, Aliases(), str(error))
+
+
+def _place_of(where: str, timeout_s: float, cache: Path | None) -> Place:
+    """The folder or the URL; InputError for what is neither."""
+    if where.startswith("file://"):
+        where = where.removeprefix("file://")
+    if "://" in where:
+        from onecard.adapters.adapter_cache import AdapterCache, default_cache
+        from onecard.adapters.fsspec_objects import FsspecObjects
+        from onecard.adapters.remote_shelf import RemotePlace
+
+        return RemotePlace(FsspecObjects(where), AdapterCache(cache or default_cache() / "adapters"), timeout_s)
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", where):
+        raise InputError(
+            f"{scheme[1]}: with one slash is neither a folder nor a URL",
+            where=where,
+            allowed=f"a local folder, or a URL such as {scheme[1]}://bucket/prefix, as text and not as a path",
+        )
+    try:
+        return LocalPlace(Path(where).expanduser(), timeout_s)
+    except RuntimeError as error:
+        raise InputError(
+            str(error), where=where, allowed="a local folder such as ./modelstore, or a URL such as s3://bucket/prefix"
+        ) from None
+
+
+def _check_unchanged(shelf: AdapterShelf, stored: StoredVersion) -> None:
+    if found := shelf.differences(stored.version):
+        raise AdapterRefused(
+            f"{stored.address} is not what was published: {'; '.join(found)}",
+            where=stored.where,
+            next_step="publish it again from where it was trained",
+        )
 
 
 def _moved(

@@ -5,46 +5,61 @@ Runs without torch, on raw bytes. What needs the base model (its width, its laye
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from onecard.adapters import tensor_values
 from onecard.adapters.durable import file_digest
 from onecard.adapters.manifest import Manifest
-from onecard.adapters.safetensors_header import TensorEntry, read_header
+from onecard.adapters.safetensors_header import TensorEntry, read_header, shown
+from onecard.adapters.verification_config import CONFIG, CONFIG_LIMIT_BYTES, check_config, read_adapter_config
+from onecard.adapters.verification_tokenizer import check_tokenizer
 from onecard.errors import AdapterRefused
 
-CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
-CONFIG_LIMIT_BYTES = 1 << 20
+__all__ = [
+    "CONFIG", "CONFIG_LIMIT_BYTES", "MANIFEST", "WEIGHTS", "check_adapter", "check_config", "check_files", "check_tensors",
+    "differences", "digest_of", "read_adapter_config",
+]  # fmt: skip
+
+WEIGHTS, MANIFEST = "adapter_model.safetensors", "manifest.json"
+WIDTH_LIMIT = 1 << 22  # inputs of a layer; the widest known have some 10^5
 _OTHERS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "README.md", MANIFEST)
 _ALLOWED = f"{CONFIG}, {WEIGHTS}, tokenizer*.json, {', '.join(_OTHERS)}"
 _TOKENIZER = re.compile(r"tokenizer[A-Za-z0-9_.-]*\.json")
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-_LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-_TOKEN_ROWS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta")
-
-# Keys of adapter_config.json that change the arithmetic in ways the manifest cannot say: a served adapter would not be itself.
-_MUST_BE_OFF = (
-    "use_dora", "use_rslora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern",
-    "layer_replication", "target_parameters", "alora_invocation_tokens",
-)  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
+_MODULE = r"base_model\.model\.(?P<module>\w+(\.\w+)*)"  # as PEFT names the base's modules
+_LORA = re.compile(_MODULE + r"\.lora_(?P<side>[AB])\.weight", re.ASCII)
+_TOKEN_ROWS = re.compile(_MODULE + r"\.token_adapter\.trainable_tokens_delta", re.ASCII)
 
 
 def check_adapter(folder: Path, manifest: Manifest) -> None:
-    """Every check of this file: names, config against manifest, tensors. AdapterRefused with the reason."""
-    check_files(folder)
+    """Every check of this file: names, config against manifest, tokenizer, tensors. AdapterRefused with the reason."""
+    _check_plain_files(folder)
     config = read_adapter_config(folder)
     check_config(config, manifest, str(folder / CONFIG))
-    check_tensors(folder / WEIGHTS, manifest)
+    check_tokenizer(folder, manifest)
+    rows = config.get("trainable_token_indices")
+    check_tensors(folder / WEIGHTS, manifest, tuple(rows) if isinstance(rows, dict) else ())
 
 
 def check_files(folder: Path) -> dict[str, int]:
-    """The files by name with their sizes in bytes; AdapterRefused for one that does not belong, or one that is missing."""
+    """The files of a folder to publish, by name with their sizes in bytes; AdapterRefused for one that does not belong there.
+
+    A second name (hard link) is refused here and not in `check_adapter`: while it is copied, somebody could change it by the other
+    name; in the store it is a digest that counts, and people back up stores with hard links.
+    """
+    sizes = _check_plain_files(folder)
+    for name in sizes:
+        if (folder / name).lstat().st_nlink > 1:
+            raise _refused("has a second name (a hard link), by which it can change", folder / name, "copy the file")
+    return sizes
+
+
+def _check_plain_files(folder: Path) -> dict[str, int]:
+    """Only known names, only plain files, and both files that make an adapter."""
     sizes = {}
     for path in sorted(folder.iterdir()):
         mode = path.lstat().st_mode
@@ -52,7 +67,7 @@ def check_files(folder: Path) -> dict[str, int]:
             raise _refused("a link, which could point anywhere", path, "put the file itself there")
         if not stat.S_ISREG(mode):
             raise _refused("a folder or a special file", path, "an adapter is one flat folder", allowed=_ALLOWED)
-        if path.suffix in _PICKLES:
+        if path.suffix.lower() in _PICKLES:
             raise _refused(
                 "a pickle, which can run code when it is read", path, "save with safetensors", allowed=_ALLOWED
             )
@@ -65,71 +80,43 @@ def check_files(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """PEFT's adapter_config.json as a dictionary; AdapterRefused when it is not one."""
-    file = folder / CONFIG
-    if file.stat().st_size > CONFIG_LIMIT_BYTES:
-        raise _refused(f"{file.stat().st_size:,} bytes, over the limit of {CONFIG_LIMIT_BYTES:,}", file)
-    try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise _refused(f"not valid JSON ({error})", file) from None
-    if not isinstance(config, dict):
-        raise _refused("not a JSON object", file)
-    return config
+def check_tensors(file: Path, manifest: Manifest, row_layers: tuple[str, ...] = ()) -> None:
+    """LoRA pairs for every target, shapes that fit the rank, finite numbers, and an effect; AdapterRefused otherwise.
 
-
-def check_config(config: Mapping[str, Any], manifest: Manifest, where: str) -> None:
-    """PEFT's config must say LORA with the manifest's rank, alpha and targets, and nothing the manifest cannot say."""
-    targets = config.get("target_modules")
-    said = {
-        "peft_type": (config.get("peft_type"), "LORA"),
-        "r": (config.get("r"), manifest.rank),
-        "lora_alpha": (config.get("lora_alpha"), manifest.alpha),
-        "target_modules": (
-            sorted(map(str, targets)) if isinstance(targets, list) else targets,
-            sorted(manifest.targets),
-        ),
-        "bias": (config.get("bias", "none"), "none"),
-    }
-    for key, (value, expected) in said.items():
-        if value != expected:
-            raise AdapterRefused(f"{key} is {value!r}, expected {expected!r} as in the manifest", where=where)
-    for key in _MUST_BE_OFF:
-        if config.get(key):
-            raise AdapterRefused(
-                f"{key} is {config[key]!r}",
-                where=where,
-                allowed="plain LoRA with one rank and one alpha, and token rows",
-            )
-
-
-def check_tensors(file: Path, manifest: Manifest) -> None:
-    """LoRA pairs for every target, shapes that fit the rank, finite numbers, and an effect; AdapterRefused otherwise."""
+    `row_layers` are the names of the layers whose rows the config says were trained.
+    """
     pairs: dict[str, dict[str, TensorEntry]] = {}
-    token_rows = []
+    token_rows: dict[str, TensorEntry] = {}
     entries = read_header(file)
     for name, entry in entries.items():
         if entry.dtype not in tensor_values.WIDTHS:
-            raise _refused(f"{name} is {entry.dtype}", file, allowed=", ".join(tensor_values.WIDTHS))
+            raise _refused(f"{shown(name)} is {entry.dtype}", file, allowed=", ".join(tensor_values.WIDTHS))
         if lora := _LORA.fullmatch(name):
             pairs.setdefault(lora["module"], {})[lora["side"]] = entry
-        elif _TOKEN_ROWS.fullmatch(name):
-            token_rows.append(entry)
+        elif rows := _TOKEN_ROWS.fullmatch(name):
+            token_rows[rows["module"]] = entry
         else:
             raise _refused(
-                f"{name} is a tensor that nobody would load", file, allowed="lora_A, lora_B, added token rows"
+                f"{shown(name)} is a tensor that nobody would load", file, allowed="lora_A, lora_B, added token rows"
             )
     _check_pairs(file, pairs, manifest)
-    _check_token_rows(file, token_rows, manifest)
+    _check_token_rows(file, token_rows, manifest, row_layers)
     for name, entry in entries.items():
         if not tensor_values.is_finite(file, entry):
-            raise _refused(f"{name} holds infinities or NaN", file, "train again with a lower learning rate")
+            raise _refused(f"{shown(name)} holds infinities or NaN", file, "train again with a lower learning rate")
+    _check_effect(file, pairs)
+
+
+def _check_effect(file: Path, pairs: Mapping[str, Mapping[str, TensorEntry]]) -> None:
+    """Every pair has numbers on both sides, and in at least one of them B @ A is not zero."""
     for module, sides in pairs.items():
-        if tensor_values.is_zero(file, sides["B"]):
-            raise _refused(
-                f"{module}.lora_B is all zero: this adapter has no effect there", file, "train it for longer"
-            )
+        for side in "BA":
+            if tensor_values.is_zero(file, sides[side]):
+                raise _refused(
+                    f"{module}.lora_{side} is all zero: this adapter has no effect there", file, "train it for longer"
+                )
+    if not any(tensor_values.product_acts(file, sides["B"], sides["A"]) for sides in pairs.values()):
+        raise _refused("B @ A is zero in every layer: this adapter has no effect", file, "train it again")
 
 
 def _check_pairs(file: Path, pairs: Mapping[str, Mapping[str, TensorEntry]], manifest: Manifest) -> None:
@@ -140,6 +127,8 @@ def _check_pairs(file: Path, pairs: Mapping[str, Mapping[str, TensorEntry]], man
         a, b = sides["A"].shape, sides["B"].shape
         if len(a) != 2 or len(b) != 2 or a[0] != manifest.rank or b[1] != manifest.rank or 0 in (*a, *b):
             raise _refused(f"{module} has A {list(a)} and B {list(b)}, which are not of rank {manifest.rank}", file)
+        if a[1] > WIDTH_LIMIT:
+            raise _refused(f"{module} has {a[1]:,} inputs, over the limit of {WIDTH_LIMIT:,}", file)
         named = {target for target in manifest.targets if module == target or module.endswith("." + target)}
         if not named:
             raise _refused(f"{module} is none of the targets {', '.join(manifest.targets)}", file)
@@ -148,18 +137,26 @@ def _check_pairs(file: Path, pairs: Mapping[str, Mapping[str, TensorEntry]], man
         raise _refused(f"no tensors for the target {', '.join(missing)}", file)
 
 
-def _check_token_rows(file: Path, token_rows: list[TensorEntry], manifest: Manifest) -> None:
+def _check_token_rows(
+    file: Path, token_rows: Mapping[str, TensorEntry], manifest: Manifest, layers: tuple[str, ...]
+) -> None:
     count = len(manifest.added_tokens)
     if bool(token_rows) != bool(count):
         raise _refused(f"{count} added tokens in the manifest and {len(token_rows)} tensors of token rows", file)
-    for entry in token_rows:
+    if count and {module.rpartition(".")[2] for module in token_rows} != set(layers):
+        raise _refused(
+            f"token rows of {', '.join(sorted(token_rows))}, and the config says {shown(', '.join(layers)) or 'none'}",
+            file,
+        )
+    for module, entry in token_rows.items():
         if len(entry.shape) != 2 or entry.shape[0] != count:
-            raise _refused(f"{entry.name} has the shape {list(entry.shape)} for {count} added tokens", file)
+            raise _refused(f"{module} has rows of the shape {list(entry.shape)} for {count} added tokens", file)
 
 
 def digest_of(files: Mapping[str, str]) -> str:
     """A version's identity: sha256 over the sorted lines "file sha256", each ended by a line break."""
-    return sha256("".join(f"{name} {digest}\n" for name, digest in sorted(files.items())).encode()).hexdigest()
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return sha256(lines.encode(errors="surrogateescape")).hexdigest()  # a name on the disk need not be UTF-8
 
 
 def differences(folder: Path, manifest: Manifest) -> list[str]:
@@ -180,4 +177,4 @@ def differences(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _refused(problem: str, path: Path, next_step: str | None = None, allowed: str | None = None) -> AdapterRefused:
-    return AdapterRefused(problem, where=str(path), allowed=allowed, next_step=next_step)
+    return AdapterRefused(problem, where=shown(str(path), 400), allowed=allowed, next_step=next_step)

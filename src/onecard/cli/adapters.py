@@ -5,23 +5,23 @@ An adapter is written AGENT/NAME, one of its versions AGENT/NAME@VERSION, where 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from onecard.cli import adapters_output as output
+from onecard.cli.adapters_export import export
+from onecard.cli.adapters_import import import_
+from onecard.cli.adapters_options import in_a_store, open_store, parsed_address, who
 
 if TYPE_CHECKING:
     from onecard.adapters.store import Store, StoredVersion
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 
 @click.group()
 def adapters() -> None:
-    """The adapter store: list, show, promote, roll back, verify.
+    """The adapter store: list, show, promote, roll back, verify, export, import.
 
     An adapter is written AGENT/NAME, one of its versions AGENT/NAME@VERSION; VERSION is like v0003, or
     candidate, production or previous.
@@ -31,26 +31,12 @@ def adapters() -> None:
       onecard adapters list
       onecard adapters promote writer/style@v0003
       onecard adapters rollback writer/style
+      onecard adapters export writer/style@production --to style.tar
     """
 
 
-def in_a_store(command: Command) -> Command:
-    """The options that say which store, and --json."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts."),
-        click.option(
-            "--fleet", type=click.Path(path_type=Path, dir_okay=False), help="Use the store that this fleet file names."
-        ),
-        click.option("--store", "place", metavar="PATH", help="The store's folder.  [default: ./modelstore]"),
-    ):
-        command = option(command)
-    return command
-
-
-def who(command: Command) -> Command:
-    """--by and --reason, which go into the log."""
-    command = click.option("--by", help="Who does it, for the log.  [default: your login name]")(command)
-    return click.option("--reason", help="Why, for the log.")(command)
+adapters.add_command(export)
+adapters.add_command(import_)
 
 
 @adapters.command("list", short_help="Every adapter with its aliases and its candidate's verdict.")
@@ -62,13 +48,13 @@ def list_(place: str | None, fleet: Path | None, as_json: bool) -> None:
     Example:
       onecard adapters list --store ./modelstore
     """
-    store = _open(place, fleet)
+    store = open_store(place, fleet)
     found = store.list()
     if as_json:
         output.print_json([output.listing_record(store, listing) for listing in found])
         return
     if not found:
-        click.echo(f"no adapters in {store.root} yet: `onecard train` publishes one")
+        click.echo(f"no adapters in {store.where} yet: `onecard train` publishes one")
         return
     output.print_listings(store, found)
 
@@ -84,7 +70,7 @@ def show(address: str, place: str | None, fleet: Path | None, as_json: bool) -> 
       onecard adapters show writer/style
       onecard adapters show writer/style@production
     """
-    store, (agent, name, reference) = _open(place, fleet), _parsed(address)
+    store, (agent, name, reference) = open_store(place, fleet), parsed_address(address)
     chosen = [store.resolve(agent, f"{name}@{reference}")] if reference else store.versions(agent, name)
     if as_json:
         records = [output.version_record(store, stored) for stored in chosen]
@@ -112,7 +98,7 @@ def promote(
       onecard adapters promote writer/style
       onecard adapters promote writer/style@v0002 --force --reason "v0003 is too wordy"
     """
-    store, (agent, name, reference) = _open(place, fleet), _parsed(address)
+    store, (agent, name, reference) = open_store(place, fleet), parsed_address(address)
     stored = store.promote(agent, name, reference or "candidate", by=by, reason=reason, force=force)
     _say_production(store, stored, as_json)
 
@@ -130,7 +116,7 @@ def rollback(
     Example:
       onecard adapters rollback writer/style --reason "answers got longer"
     """
-    store, (agent, name, _) = _open(place, fleet), _parsed(address, versioned=False)
+    store, (agent, name, _) = open_store(place, fleet), parsed_address(address, versioned=False)
     _say_production(store, store.rollback(agent, name, by=by, reason=reason), as_json)
 
 
@@ -146,7 +132,7 @@ def verify(address: str | None, place: str | None, fleet: Path | None, as_json: 
     Example:
       onecard adapters verify writer/style@production
     """
-    store = _open(place, fleet)
+    store = open_store(place, fleet)
     results = {}
     for agent, name, version in _chosen(store, address):
         results[f"{agent}/{name}@{version}"] = store.verify(agent, name, version)
@@ -170,7 +156,7 @@ def log(address: str, place: str | None, fleet: Path | None, as_json: bool) -> N
     Example:
       onecard adapters log writer/style
     """
-    store, (agent, name, _) = _open(place, fleet), _parsed(address, versioned=False)
+    store, (agent, name, _) = open_store(place, fleet), parsed_address(address, versioned=False)
     entries = store.log(agent, name)
     if as_json:
         output.print_json([entry.model_dump(mode="json") for entry in entries])
@@ -192,7 +178,7 @@ def remove(
     Example:
       onecard adapters remove writer/style@v0001 --yes
     """
-    store, (agent, name, reference) = _open(place, fleet), _parsed(address)
+    store, (agent, name, reference) = open_store(place, fleet), parsed_address(address)
     if reference is None:
         raise click.UsageError(f"name the version, such as {address}@v0001")
     if not yes and not click.confirm(f"delete {address} for good?", err=True):
@@ -203,42 +189,11 @@ def remove(
     return 0
 
 
-def _open(place: str | None, fleet: Path | None) -> Store:
-    """The store that the options name; InputError when there is no such folder, so that a misspelt path is not an empty store."""
-    from onecard.adapters.store import Store
-    from onecard.errors import InputError
-
-    if place and fleet:
-        raise click.UsageError("give --store or --fleet, not both")
-    where = place or "./modelstore"
-    if fleet:
-        from onecard.fleet.loader import load_fleet
-
-        where = load_fleet(fleet).store_url
-    store = Store(where)
-    if not store.root.is_dir():
-        raise InputError(
-            "no store here", where=where, next_step="name it with --store or --fleet; `onecard train` makes one"
-        )
-    return store
-
-
-def _parsed(address: str, versioned: bool = True) -> tuple[str, str, str | None]:
-    from onecard.adapters.address import parse_address
-
-    parsed = parse_address(address)
-    if parsed.reference and not versioned:
-        raise click.UsageError(
-            f"leave @{parsed.reference} out: this is about all versions of {parsed.agent}/{parsed.name}"
-        )
-    return parsed.agent, parsed.name, parsed.reference
-
-
 def _chosen(store: Store, address: str | None) -> list[tuple[str, str, str]]:
     """(agent, name, version) of everything an optional address covers."""
     if address is None:
         return [(listing.agent, listing.name, v) for listing in store.list() for v in listing.versions]
-    agent, name, reference = _parsed(address)
+    agent, name, reference = parsed_address(address)
     if reference:
         return [(agent, name, reference)]
     store.aliases(agent, name)

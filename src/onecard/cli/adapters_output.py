@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from onecard.adapters.manifest import Manifest
     from onecard.adapters.store import AdapterListing, LogEntry, Store, StoredVersion
 
 WIDTH = 100
@@ -33,6 +34,8 @@ def print_listings(store: Store, listings: Sequence[AdapterListing]) -> None:
 
 def print_versions(store: Store, versions: Sequence[StoredVersion]) -> None:
     """The versions of one adapter, one line each."""
+    from onecard.adapters.archive_plain import was_trained_here
+
     table = _table("version", "is", "created", "digest", "rank", "rows", "last loss", "gate")
     for stored in versions:
         manifest = stored.manifest
@@ -42,7 +45,7 @@ def print_versions(store: Store, versions: Sequence[StoredVersion]) -> None:
             manifest.created_at[:16].replace("T", " "),
             stored.digest[:12],
             str(manifest.rank),
-            f"{manifest.training.rows:,}",
+            f"{manifest.training.rows:,}" if was_trained_here(manifest) else "unknown",
             _last_loss(stored),
             _gate(store, stored),
         )
@@ -52,8 +55,7 @@ def print_versions(store: Store, versions: Sequence[StoredVersion]) -> None:
 def print_version(store: Store, stored: StoredVersion) -> None:
     """Everything about one version."""
     names = names_of(store, stored)
-    manifest, training = stored.manifest, stored.manifest.training
-    base = manifest.base
+    manifest, base = stored.manifest, stored.manifest.base
     rows = {
         "adapter": stored.address + (f" ({', '.join(names)})" if names else ""),
         "folder": str(stored.folder),
@@ -63,10 +65,7 @@ def print_version(store: Store, stored: StoredVersion) -> None:
         "base": f"{base.id}, {base.quantization}, fingerprint {base.fingerprint[:12]}",
         "shape": f"rank {manifest.rank}, alpha {manifest.alpha:g}, on {', '.join(manifest.targets)}",
         "added tokens": ", ".join(f"{t.token} (row {t.row})" for t in manifest.added_tokens) or "-",
-        "training": f"{training.rows:,} rows, {training.trained_tokens:,} trained tokens, {training.steps:,} steps",
-        "loss": " -> ".join(f"{point.loss:.3f}" for point in (training.curve[:1] + training.curve[-1:])) or "-",
-        "took": f"{training.seconds:,.1f} s, {training.tokens_s:,.0f} tokens/s, on {training.hardware}",
-        "peak memory": f"{training.peak_memory_bytes / 2**30:.2f} GiB ({training.memory_kind})",
+        **_training_rows(manifest),
         "gate": _gate(store, stored),
         "files": ", ".join(sorted(manifest.files)),
     }
@@ -74,6 +73,23 @@ def print_version(store: Store, stored: StoredVersion) -> None:
     for label, text in rows.items():
         table.add_row(label, text)
     _console().print(table)
+
+
+def _training_rows(manifest: Manifest) -> dict[str, str]:
+    """How it was trained; of one that was made elsewhere it is said that nobody here knows."""
+    from onecard.adapters.archive_plain import was_trained_here
+
+    if not was_trained_here(manifest):
+        return {
+            "training": f"not here: imported from {manifest.recipe['imported'].get('from')}; data, recipe and run unknown"
+        }
+    training = manifest.training
+    return {
+        "training": f"{training.rows:,} rows, {training.trained_tokens:,} trained tokens, {training.steps:,} steps",
+        "loss": " -> ".join(f"{point.loss:.3f}" for point in (training.curve[:1] + training.curve[-1:])) or "-",
+        "took": f"{training.seconds:,.1f} s, {training.tokens_s:,.0f} tokens/s, on {training.hardware}",
+        "peak memory": f"{training.peak_memory_bytes / 2**30:.2f} GiB ({training.memory_kind})",
+    }
 
 
 def print_log(entries: Sequence[LogEntry]) -> None:

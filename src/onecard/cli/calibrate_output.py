@@ -18,6 +18,7 @@ from onecard.catalog.cards import Card
 from onecard.evidence.calibration import Calibration
 from onecard.evidence.calibration_rows import Figure, Form
 from onecard.planner import engine_facts
+from onecard.planner.calibrated import LINEARS, REFERENCE
 from onecard.planner.speed import cold_start
 
 WIDTH, ROOMY = 100, 96  # columns; below the latter the quartiles are left out
@@ -126,7 +127,8 @@ def rows_of(calibration: Calibration, card: Card | None) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Believed:
-    """What the planner reckons for one decode layer and one adapted Linear before anybody measured."""
+    """What one decode layer and one adapted Linear of the small model are before anybody measured: on a card what they took on the machine
+    that cold-start values were fitted on, on a processor what the planner reckons."""
 
     on_cpu: bool
     form: Form
@@ -139,12 +141,16 @@ class _Believed:
     @property
     def layer_us(self) -> float:
         """Of a decoder of the Llama kind, which is what was measured."""
+        if not self.on_cpu:
+            return REFERENCE.layer_us + LINEARS * REFERENCE.linear_us[self.form]
         facts = engine_facts
         each_linear = 1 + self.engine.linear_operators[self.form]
-        operators = facts.LAYER_OPERATORS + facts.MODULE_OPERATORS * facts.LAYER_MODULES + 7 * each_linear
+        operators = facts.LAYER_OPERATORS + facts.MODULE_OPERATORS * facts.LAYER_MODULES + LINEARS * each_linear
         return operators * self.overhead_us
 
     def adapter_us(self, *, mixed: bool) -> float:
+        if not self.on_cpu:
+            return (REFERENCE.mixed_us if mixed else REFERENCE.adapter_us)[self.form]
         operators = self.engine.mixed_adapter_operators if mixed else self.engine.adapter_operators
         return self.overhead_us * operators[self.form]
 

@@ -20,8 +20,7 @@ from typing import Any
 
 from onecard.cli.doctor_records import ColdStart
 from onecard.errors import OnecardError
-from onecard.evidence.results import write_atomically
-from onecard.weights.places import user_cache
+from onecard.weights.start_times import Start, keep_start, read_start
 
 TIMEOUT_S = 600
 LIBRARIES = (
@@ -43,19 +42,10 @@ class Opened:
     context: int = 128
 
 
-def kept_file() -> Path:
-    """Where the last measurement lies."""
-    return user_cache() / "onecard" / "cold-start.json"
-
-
 def read_kept() -> ColdStart | None:
-    """The last measurement; None without one, or for a file that is none."""
-    try:
-        said = json.loads(kept_file().read_bytes())
-        parts = tuple((str(name), float(seconds)) for name, seconds in said["parts"])
-        return ColdStart(str(said["at"]), str(said["model"]), parts)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """The last start that was timed, by this or by `onecard serve`; None without one, or for a file that is none."""
+    kept = read_start()
+    return None if kept is None else ColdStart(kept.at, kept.model, kept.parts, until=kept.until)
 
 
 def measure(opened: Opened, timeout_s: float = TIMEOUT_S) -> ColdStart:
@@ -73,10 +63,7 @@ def measure(opened: Opened, timeout_s: float = TIMEOUT_S) -> ColdStart:
         fault = f"it was not done within {timeout_s:g} s"
     cold = ColdStart(at, opened.id, parse_parts(said), fault)
     if fault is None:
-        try:
-            write_atomically(kept_file(), json.dumps(asdict(cold)))
-        except OnecardError:  # a place that cannot be written is a finding of its own
-            return cold
+        keep_start(Start(at, cold.model, cold.parts))  # a place that cannot be written is a finding of its own
     return cold
 
 

@@ -183,7 +183,7 @@ def cold_start(facts: Facts) -> Iterator[Finding]:
             _check(facts) if here or facts.fleet is None else fetch(*(model.id for model in facts.fleet.missing)),
         )
         return
-    what = f"{start.total_s:.1f} s to the first token of {start.model}: {parts}"
+    what = f"{start.model}: {start.total_s:.1f} s to {start.until} on {start.at[:10]}: {parts}"
     imports = sum(seconds for name, seconds in start.parts if name.startswith(("import", "start")))
     if start.total_s <= SLOW_START_S and imports <= SLOW_IMPORTS_S:
         yield Finding("ok", "cold start", what)
@@ -192,7 +192,7 @@ def cold_start(facts: Facts) -> Iterator[Finding]:
     slow_imports = imports >= start.total_s / 2 or imports > SLOW_IMPORTS_S
     if slow_imports:
         why, mend = "most of it is importing: read the libraries into memory beforehand", PREWARM_LIBRARIES
-    elif longest == "read the weights" and weights:
+    elif longest in ("read the weights", "hash the weights") and weights:
         why, mend = "most of it is the disk: read the weights into memory beforehand", f"cat {weights} > /dev/null"
     else:
         why, mend = f"the longest part is '{longest}': start it and ask every agent before users do", _check(facts)

@@ -13,6 +13,7 @@ from onecard.catalog.machine import SeenCard, cpu_card, match_card
 from onecard.catalog.models import find_model
 from onecard.catalog.units import GB, GIB
 from onecard.cli.doctor_records import FleetFacts, Machine, MemoryNeed, NeededModel, Refused
+from onecard.cli.use_targets import copy_wanted
 from onecard.errors import CatalogError, MissingPart, OnecardError
 from onecard.fleet.schema import ModelSpec
 from onecard.weights.inventory import resolve, weight_files
@@ -64,7 +65,8 @@ def card_here(machine: Machine) -> Card | None:
 
 
 def needed_model(key: str, spec: ModelSpec, folder: Path) -> NeededModel:
-    """One model: where it is, or what is missing of it."""
+    """One model: where it is, or what is missing of it; of one in a form that only a copy holds, that copy."""
+    spec = spec.model_copy(update={"id": copy_wanted(spec) or spec.id})
     try:
         place = resolve(spec.id, folder)
         sizes = [file.stat().st_size for file in weight_files(place)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from onecard.weights.start_times import FIRST_TOKEN
+
 Severity = Literal["ok", "warning", "problem"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "ok")
 
@@ -235,12 +237,13 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Seconds of each part of a start, in order. `model` is what was opened, `at` when (UTC, ISO 8601)."""
+    """Seconds of each part of a start, in order, until `until`. `model` is what was opened, `at` when (UTC, ISO 8601)."""
 
     at: str
     model: str
     parts: tuple[tuple[str, float], ...]
     fault: str | None = None
+    until: str = FIRST_TOKEN
 
     @property
     def total_s(self) -> float:

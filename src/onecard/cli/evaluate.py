@@ -1,4 +1,4 @@
-"""`onecard evaluate`: a candidate against its agent's suite, beside the base; the verdict goes into the store.
+"""`onecard evaluate`: a candidate against its agent's suite, beside production and the base; the verdict goes into the store.
 
 The story is `run_evaluation`, which `onecard demo` tells as well. Of a server by URL only a report is written: a verdict is bound to
 files, and a server's word about what answered is not those files.
@@ -19,13 +19,14 @@ import click
 if TYPE_CHECKING:
     from onecard.adapters.manifest import Verdict
     from onecard.adapters.store import StoredVersion
+    from onecard.cli.evaluate_rivals import Rivals
     from onecard.engines.engine import Engine
     from onecard.evaluation.exam import Answerers, Exam
     from onecard.evaluation.gate import GateReport
     from onecard.evaluation.report import EvaluationReport, Judged
     from onecard.fleet.loader import LoadedFleet
 
-Against = Literal["base", "none"]
+Against = Literal["production", "base", "none"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,17 @@ class Evaluation:
         return self.report.gate.passed
 
 
-@click.command(short_help="The gate: a candidate against its suite, beside the base.")
+@click.command(short_help="The gate: a candidate against its suite, beside production and base.")
 @click.argument("fleet", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--agent", required=True, help="The agent whose candidate is judged.")
 @click.option("--version", help="Which version: like v0003, or an alias.  [default: candidate]")
 @click.option("--rows", type=click.IntRange(min=1), help="Rows per preset; fewer than the suite's make it a trial.")
-@click.option("--against", type=click.Choice(["base", "none"]), help="Whom to compare with.  [default: base]")
+@click.option(
+    "--against",
+    type=click.Choice(["production", "base", "none"]),
+    multiple=True,
+    help="Whom to compare with; may be repeated.  [default: production, when there is one, and base]",
+)
 @click.option("--promote", is_flag=True, help="Put it into production when it passes.")
 @click.option("--url", help="Judge a running OpenAI-compatible server; gives no verdict.")
 @click.option("--seed", default=0, show_default=True, help="Picks the rows and seeds sampling.")
@@ -102,7 +108,7 @@ def run_evaluation(
     *,
     version: str | None = None,
     rows: int | None = None,
-    against: Against | None = None,
+    against: Sequence[Against] = (),
     promote: bool = False,
     url: str | None = None,
     seed: int = 0,
@@ -116,58 +122,42 @@ def run_evaluation(
     FleetError, DataError, UnknownName for what cannot be asked, AdapterRefused for an adapter that is not itself, EngineFailed.
     """
     from onecard.cli.evaluate_answerers import in_process, open_engine
+    from onecard.cli.evaluate_exam import exam_of
+    from onecard.cli.evaluate_rivals import rivals_of
+    from onecard.cli.evaluate_tasks import ask_tasks
     from onecard.errors import InputError
+    from onecard.evaluation.lm_tasks import demand_harness
 
-    exam, started_at = _exam(loaded, agent, rows, seed), _now()
+    exam, started_at = exam_of(loaded, agent, rows, seed), _now()
     if promote and (url is not None or exam.trial):
         reason = "a server by URL" if url is not None else f"a trial of {rows} rows"
         raise InputError(f"--promote needs a verdict, and {reason} gives none", next_step="leave one of them out")
     if url is not None:
-        judged, gate = asyncio.run(_ask_url(loaded, agent, exam, url, version, against, on_progress))
+        judged, gate = asyncio.run(_ask_url(loaded, agent, exam, url, version, tuple(against), on_progress))
         return Evaluation(*_written(judged, exam, gate, started_at, out))
+    if exam.suite.lm_eval is not None:
+        demand_harness()
     stored = _stored(loaded, agent, version or "candidate")
+    rivals = rivals_of(loaded, stored, against)
     key = loaded.agent(agent).model
     on_progress(Progress(f"loading {loaded.fleet.models[key].id} with {stored.name}@{stored.version}"))
     answering = engine or open_engine(loaded, key)
     try:
-        judged, who = in_process(loaded, stored, answering, exam, with_base=against != "none")
+        judged, who = in_process(
+            loaded, stored, answering, exam,
+            with_base=rivals.base, production=rivals.production, absent=rivals.absent,
+        )  # fmt: skip
         gate = asyncio.run(_hold(exam, who, on_progress))
+        gate, harness = ask_tasks(
+            loaded, answering, judged, exam, rivals, gate, lambda what: on_progress(Progress(what))
+        )
     finally:
         if engine is None:
             answering.close()
-    report, file = _written(judged, exam, gate, started_at, out)
-    return Evaluation(report, file) if exam.trial else _recorded(loaded, stored, report, file, promote)
-
-
-def _exam(loaded: LoadedFleet, agent: str, rows: int | None, seed: int) -> Exam:
-    """Reads the suite; FleetError when there is none, or the agent does something this gate does not judge."""
-    from onecard.errors import FleetError
-    from onecard.evaluation.exam import prepare
-
-    spec, where = loaded.agent(agent), f"{loaded.file}: agents.{agent}"
-    if spec.suite is None:
-        next_step = "name held-out rows and checks"
-        raise FleetError(f"agent {agent} has no suite", where=f"{where}.suite", next_step=next_step)
-    for key, wanted in (("task", "generate"), ("input", "text")):
-        if (value := getattr(spec, key)) != wanted:
-            raise FleetError(
-                f"agent {agent} cannot be judged: {key} is {value}", where=f"{where}.{key}", allowed=wanted
-            )
-    file = loaded.existing(spec.suite.data, f"agents.{agent}.suite.data")
-    training = _training_rows(loaded, agent)
-    return prepare(spec.suite, spec.presets, file, training=training, rows=rows, seed=seed)
-
-
-def _training_rows(loaded: LoadedFleet, agent: str) -> Sequence[Any] | None:
-    """What the agent is trained on. None when the fleet names no file or it is not here: an adapter may come without its data."""
-    from onecard.errors import FleetError
-    from onecard.training.rows import scan_rows
-
-    try:
-        file = loaded.data_file(agent)
-    except FleetError:
-        return None
-    return scan_rows(file)[0]
+    report, file = _written(judged, exam, gate, started_at, out, harness)
+    if exam.trial:
+        return Evaluation(report, file)
+    return _recorded(loaded, stored, rivals, report, file, promote)
 
 
 def _stored(loaded: LoadedFleet, agent: str, reference: str) -> StoredVersion:
@@ -197,20 +187,24 @@ async def _ask_url(
     exam: Exam,
     url: str,
     version: str | None,
-    against: Against | None,
+    against: tuple[str, ...],
     on_progress: OnProgress,
 ) -> tuple[Judged, GateReport]:
     from onecard.cli.evaluate_answerers import over_url
 
     on_progress(Progress(f"reaching {url}"))
-    with_base = None if against is None else against == "base"
-    async with over_url(loaded, agent, exam, url, version, with_base=with_base) as (judged, who):
+    with_base, with_production = "base" in against if against else None, "production" in against
+    asked = over_url(loaded, agent, exam, url, version, with_base=with_base, with_production=with_production)
+    async with asked as (judged, who):
         return judged, await _hold(exam, who, on_progress)
 
 
-def _written(judged: Judged, exam: Exam, gate: GateReport, started_at: str, out: Path) -> tuple[EvaluationReport, Path]:
+def _written(
+    judged: Judged, exam: Exam, gate: GateReport, started_at: str, out: Path, harness: dict[str, Any] | None = None
+) -> tuple[EvaluationReport, Path]:
     """The report and its file. What gives no verdict has a name of its own and never overwrites what did."""
     from onecard import __version__
+    from onecard.cli.evaluate_page import page
     from onecard.evaluation.report import EvaluationReport, to_json
     from onecard.evidence.results import write_atomically
 
@@ -222,27 +216,49 @@ def _written(judged: Judged, exam: Exam, gate: GateReport, started_at: str, out:
         data=exam.questions[0].file.name,
         trial=exam.trial,
         leaks_checked=exam.leaks_checked,
+        harness=harness or {},
+        tasks_left_out=exam.suite.lm_eval is not None and not harness,
         gate=gate,
     )
     version = judged.adapter.rpartition("@")[2] if judged.adapter else None
     marks = (judged.agent, version, "url" if judged.url else None, "trial" if exam.trial else None)
     file = out / f"evaluate-{'-'.join(mark for mark in marks if mark)}.json"
     write_atomically(file, to_json(report))
+    write_atomically(file.with_suffix(".md"), page(report))
     return report, file
 
 
 def _recorded(
-    loaded: LoadedFleet, stored: StoredVersion, report: EvaluationReport, file: Path, promote: bool
+    loaded: LoadedFleet, stored: StoredVersion, rivals: Rivals, report: EvaluationReport, file: Path, promote: bool
 ) -> Evaluation:
-    """The verdict goes into the store and, if it passed and that was asked, the version into production."""
+    """The verdict goes into the store and, if it passed and that was asked, the version into production.
+
+    GateFailed when production changed while it was judged: then it was compared with what nobody gets any more.
+    """
     from onecard.adapters.store import Store
-    from onecard.evaluation.gate import verdict
+    from onecard.cli.evaluate_rivals import in_production
+    from onecard.errors import GateFailed
+    from onecard.evaluation.gate import outdated, verdict
 
     store = Store(loaded.store_url)
-    given = verdict(report.gate, at=report.ended_at, digest=report.judged.digest or "", file=str(file.resolve()))
+    against: dict[str, Any] = {"base_fingerprint": report.judged.base_fingerprint}
+    if rivals.production_known:
+        against["production"] = rivals.production_digest
+    given = verdict(
+        report.gate,
+        at=report.ended_at,
+        digest=report.judged.digest or "",
+        file=str(file.resolve()),
+        judged_against=against,
+    )
+    if report.harness:
+        given = given.model_copy(update={"summary": {**given.summary, "harness": report.harness}})
     given = store.record_verdict(stored.agent, stored.name, stored.version, given)
     promoted = promote and given.passed
     if promoted:
+        there = in_production(loaded, stored)
+        if why := outdated(given, there.digest if there else None):
+            raise GateFailed(f"{stored.address} is not promoted: {why}", next_step="evaluate again")
         store.promote(stored.agent, stored.name, stored.version)
     return Evaluation(report, file, given, promoted)
 
@@ -260,6 +276,8 @@ def _what_now(done: Evaluation, fleet: Path, promote: bool) -> str:
         return "No verdict is recorded: the files of what answers at a URL are not seen here."
     if done.report.trial:
         return "No verdict is recorded: a trial asks fewer rows than the suite demands."
+    if done.report.gate.outcome == "undecided":
+        return f"{'Not promoted. ' if promote else ''}Next: more held-out rows in the suite, or a wider margin"
     if not done.passed:
         return f"{'Not promoted. ' if promote else ''}Next: change its data or recipe, then onecard train {fleet} --agent {judged.agent}"
     return f"Next: onecard adapters promote {address} --fleet {fleet}"

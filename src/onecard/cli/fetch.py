@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from onecard.cli.fetch_targets import Skipped, Target
-    from onecard.fleet.loader import LoadedFleet
+    from onecard.cli.use_targets import Place
     from onecard.weights.fetch import RepoPlan
     from onecard.weights.hub_access import Access
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="The fleet whose models `all` means; default: fleet.yaml, if there is one.",
+)
+@click.option(
+    "--card", "card_id", metavar="ID", help="Fetch a role for this card of the catalog instead of the fleet's."
 )
 @click.option("--revision", metavar="NAME", default="main", show_default=True, help="A branch, tag or commit.")
 @click.option("--offline", is_flag=True, help="Ask nobody: check what is here, by the hashes its files are named by.")
@@ -41,13 +44,17 @@ if TYPE_CHECKING:
 def fetch(
     asked: tuple[str, ...],
     fleet_file: Path | None,
+    card_id: str | None,
     revision: str,
     offline: bool,
     allow_code: tuple[str, ...],
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Download models: all of a fleet, the first choice for a role of the catalog, or ids.
+    """Download models: all of a fleet, a role, or ids.
+
+    A role, or a model of the fleet, comes in the form in which `onecard use` makes it active on this card: where that is awq, its
+    4-bit copy. An id is that repository.
 
     What is here and whole, by size and hash, is skipped; what broke off is resumed; what is damaged is fetched again. Licence, access
     and free disk are checked before the first byte. Only safetensors, tokenizer and config files come, never pickles or code.
@@ -61,15 +68,17 @@ def fetch(
       onecard fetch all --offline
     """
     from onecard.cli.fetch_targets import targets_of
+    from onecard.cli.use_fit import ground_of
     from onecard.weights.hub_access import offline_variable
     from onecard.weights.places import hub_cache
 
-    fleet = _fleet(fleet_file)
-    _follow_environment(fleet.folder if fleet else Path.cwd(), as_json)
-    targets, skipped = targets_of(asked, fleet)
+    place = _place(fleet_file)
+    _follow_environment(place.folder, as_json)
+    without_hub = offline or offline_variable() is not None
+    targets, skipped = targets_of(asked, place, lambda: ground_of(place, card_id, offline=without_hub))
     _check_code(allow_code, targets)
     cache = hub_cache()
-    if offline or offline_variable():
+    if without_hub:
         _check_only(targets, skipped, revision, cache, as_json)
     else:
         _fetch(targets, skipped, revision, cache, set(allow_code), ask=not (yes or as_json), as_json=as_json)
@@ -175,17 +184,19 @@ def _show_places(
         click.echo(f"{plan.listing.repo}: whole, {len(plan.files)} files checked: {place}")
 
 
-def _fleet(file: Path | None) -> LoadedFleet | None:
-    """The fleet that was named, or the one that lies here."""
+def _place(file: Path | None) -> Place:
+    """The fleet that was named, or the one that lies here, with what this machine wants otherwise."""
     from onecard.cli.fetch_targets import FLEET_FILE
+    from onecard.cli.use_overrides import read_overrides
+    from onecard.cli.use_targets import Place
     from onecard.cli.weights_fleets import remember_fleet
     from onecard.fleet.loader import load_fleet
 
-    if file is None and not Path(FLEET_FILE).is_file():
-        return None
-    loaded = load_fleet(file or Path(FLEET_FILE))
-    remember_fleet(loaded)
-    return loaded
+    loaded = load_fleet(file or Path(FLEET_FILE)) if file is not None or Path(FLEET_FILE).is_file() else None
+    if loaded is not None:
+        remember_fleet(loaded)
+    folder = loaded.folder if loaded else Path.cwd()
+    return Place(folder, loaded, read_overrides(folder))
 
 
 def _follow_environment(folder: Path, as_json: bool) -> None:

@@ -1,20 +1,26 @@
-"""From what a person asked for (all, a role, ids) to repositories of the hub, before anybody is asked over the network."""
+"""From what a person asked for (all, a role, ids) to repositories of the hub, before any of their files is asked for.
+
+A role or a model of the fleet is fetched in the form in which `onecard use` makes it active on this card; an id is that repository.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from onecard.catalog.checkpoint import RoleName
-from onecard.catalog.models import find_model, find_prequantized, load_models, wrong_ids
+from onecard.catalog.models import find_model, find_prequantized, wrong_ids
+from onecard.cli.use_fit import fitted, repository_of
+from onecard.cli.use_targets import COPY_FORMS, Place, copy_wanted, role_target, target_of
 from onecard.errors import CatalogError, InputError, UnknownName, nearest
+from onecard.fleet.schema import ModelSpec
 from onecard.weights.hub_access import is_repo_id
 from onecard.weights.inventory import EMBEDDED_PREFIX, resolve
 
 if TYPE_CHECKING:
-    from onecard.fleet.loader import LoadedFleet
+    from onecard.cli.use_fit import Ground
 
 ROLES: tuple[str, ...] = get_args(RoleName)
 FLEET_FILE = "fleet.yaml"
@@ -37,23 +43,23 @@ class Skipped:
     reason: str
 
 
-def targets_of(asked: Sequence[str], fleet: LoadedFleet | None) -> tuple[list[Target], list[Skipped]]:
-    """The repositories, each once, in the order asked for; nothing asked means all models of the fleet.
+def targets_of(asked: Sequence[str], place: Place, ground: Callable[[], Ground]) -> tuple[list[Target], list[Skipped]]:
+    """The repositories, each once, in the order asked for; nothing asked means all models of the fleet. `ground` is asked for a role only.
 
     CatalogError for an id that is known to be wrong, with the right one; UnknownName for a word that is neither role, model of the
     fleet nor id; InputError for `all` without a fleet.
     """
+    fleet = place.fleet
     found: list[Target] = []
     skipped: list[Skipped] = []
     for word in asked or ("all",):
         if word == "all":
-            more, aside = _all(fleet)
-            found += more
-            skipped += aside
+            for key in _fleet_models(place):
+                _add_model(key, place, found, skipped)
         elif fleet is not None and word in fleet.fleet.models:
-            _add_model(word, fleet, found, skipped)
+            _add_model(word, place, found, skipped)
         elif word in ROLES:
-            found.append(_role(word))
+            _add_role(word, place, ground(), found, skipped)
         elif word.startswith(EMBEDDED_PREFIX) or _is_folder(word):
             resolve(word, Path.cwd())
             skipped.append(Skipped(word, "already on this disk"))
@@ -62,39 +68,58 @@ def targets_of(asked: Sequence[str], fleet: LoadedFleet | None) -> tuple[list[Ta
     return list({target.repo: target for target in reversed(found)}.values())[::-1], skipped
 
 
-def _all(fleet: LoadedFleet | None) -> tuple[list[Target], list[Skipped]]:
-    if fleet is None:
+def _fleet_models(place: Place) -> Iterable[str]:
+    if place.fleet is None:
         raise InputError(
             f"`all` are the models of a fleet, and there is no {FLEET_FILE} here",
             allowed="--fleet FILE, a role of the catalog, or ids",
             next_step="onecard fetch --fleet FILE, or onecard fetch ROLE (`onecard models` lists roles)",
         )
-    found: list[Target] = []
-    skipped: list[Skipped] = []
-    for key in fleet.fleet.models:
-        _add_model(key, fleet, found, skipped)
-    return found, skipped
+    return place.fleet.fleet.models
 
 
-def _add_model(key: str, fleet: LoadedFleet, found: list[Target], skipped: list[Skipped]) -> None:
+def _add_model(key: str, place: Place, found: list[Target], skipped: list[Skipped]) -> None:
     """One model of the fleet: to be fetched, or with the reason why not."""
-    spec = fleet.fleet.models[key]
+    assert place.fleet is not None  # `key` is one of its models
+    spec = place.fleet.fleet.models[key]
     if spec.engine == "remote":
         skipped.append(Skipped(f"{key}: {spec.id}", "served elsewhere"))
-    elif spec.id.startswith((EMBEDDED_PREFIX, ".", "/", "~")) or (fleet.folder / spec.id).exists():
-        resolve(spec.id, fleet.folder)
+    elif _is_here(spec, place):
+        resolve(spec.id, place.folder)
         skipped.append(Skipped(f"{key}: {spec.id}", "already on this disk"))
     else:
-        found.append(_id(spec.id, (), why=f"`{key}` of {fleet.file.name}"))
+        why = f"`{key}` of {place.fleet.file.name}"
+        original = _id(spec.id, (), why)
+        wanted = target_of(key, place).spec
+        found.append(_in_form(original, wanted.quantization, copy_wanted(wanted) or original.repo))
 
 
-def _role(role: str) -> Target:
-    """The model the catalog takes first for a role, and a ready copy in the form it names, where there is one."""
-    model = next(model for model in load_models() if role in model.role_names)
-    form = next(one.quantization for one in model.roles if one.name == role)
-    ready = next((copy for copy in model.prequantized if copy.verified and form and copy.form.startswith(form)), None)
-    note = f"the catalog runs it as {form}: {ready.id} is that already" if ready else None
-    return Target(model.id, f"first choice of the catalog for {role}", note)
+def _add_role(role: str, place: Place, ground: Ground, found: list[Target], skipped: list[Skipped]) -> None:
+    """What `onecard use ROLE` makes active on this card, from the fleet or else the catalog."""
+    wanted = role_target(role, place)
+    if wanted.key is not None and _is_here(wanted.spec, place):
+        _add_model(wanted.key, place, found, skipped)
+        return
+    made = fitted(wanted, place, ground)
+    why = f"`{wanted.key}` of the fleet, for {role}" if wanted.key else f"first choice of the catalog for {role}"
+    target = _in_form(Target(wanted.id, why), made.spec.quantization, repository_of(made, place))
+    fit = None if made.fits else f"it does not fit {ground.card.name}: `onecard use {role}` says what would"
+    notes = [note for note in (target.note, fit) if note]
+    found.append(replace(target, note="; ".join(notes) or None))
+
+
+def _in_form(original: Target, form: str, repository: str | None) -> Target:
+    """The repository that holds a model in its form; the 16-bit one where nobody is known to have made a copy."""
+    if repository is not None and repository != original.repo:
+        return Target(repository, original.why, f"{original.repo} in {form}, as `onecard use` loads it")
+    if repository is None and form in COPY_FORMS:
+        note = f"the catalog knows no {form} copy: `onecard quantize {original.repo} --to {form}` makes one of it"
+        return replace(original, note=note)
+    return original
+
+
+def _is_here(spec: ModelSpec, place: Place) -> bool:
+    return spec.id.startswith((EMBEDDED_PREFIX, ".", "/", "~")) or (place.folder / spec.id).exists()
 
 
 def _id(word: str, fleet_models: Iterable[str], why: str = "asked for by its id") -> Target:

@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "bench": ("bench", "bench", "Load a service and time it from the intended start."),
     "quantize": ("quantize", "quantize", "Make a quantized checkpoint, and measure what it lost."),
     "report": ("report", "report", "One self-contained HTML page from result files."),
+    "verify": ("verify", "verify", "Every success criterion of a fleet, checked, with the evidence."),
 }
 
 # What `onecard[local]` brings and a plain install does not.

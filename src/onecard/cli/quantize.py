@@ -15,11 +15,12 @@ import click
 
 if TYPE_CHECKING:
     from onecard.catalog.shapes import Layout
+    from onecard.cli.quantize_suite import SuiteAsked
     from onecard.fleet.loader import LoadedFleet
     from onecard.weights.quantize_order import Order, Texts
     from onecard.weights.quantize_plan import Prediction
 
-FORMS = ("awq", "gptq", "int8", "fp8", "nf4")
+FORMS = ("awq", "gptq", "int8", "w8a8", "fp8", "nf4")
 MAKERS = ("bitsandbytes", "llm-compressor")
 PYTHON_VARIABLE = "ONECARD_QUANTIZE_PYTHON"
 
@@ -67,6 +68,7 @@ class Source:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Ledger of measurements to add to.  [default: measurements.jsonl in onecard's cache]",
 )
+@click.option("--suite/--no-suite", default=True, show_default=True, help="Ask the agent's suite before and after.")
 @click.option("--dry-run", is_flag=True, help="Predict size and memory and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def quantize(
@@ -82,6 +84,7 @@ def quantize(
     device: str,
     python: Path | None,
     evidence: Path | None,
+    suite: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -89,10 +92,12 @@ def quantize(
 
     Size and memory are predicted first. The text is a JSONL file or an agent's training rows, in the base's own chat template;
     a part of it is held out to measure perplexity and logits before and after. What is written is read back and must answer
-    exactly like what was made. Ctrl-C, or a kill at any moment, leaves nothing under the final name.
+    exactly like what was made. With an agent that has a suite, both models are asked its questions, without an adapter, and every
+    check shows what changed. Ctrl-C, or a kill at any moment, leaves nothing under the final name.
 
-    awq, gptq and fp8 are made by llm-compressor for vLLM, nf4 and int8 by bitsandbytes, int8 by either. llm-compressor may
-    live in an interpreter of its own: --python.
+    awq, gptq, w8a8 and fp8 are made by llm-compressor for vLLM, nf4 and int8 by bitsandbytes, int8 by either. w8a8 rounds the
+    inputs of a Linear to 8 bits too, which vLLM's build for CPUs needs of int8. llm-compressor may live in an interpreter of its
+    own: --python.
 
     \b
     Example:
@@ -108,7 +113,8 @@ def quantize(
     loaded = _fleet(data, fleet, agent)
     source = source_of(model, loaded)
     texts = texts_of(source, data, loaded, agent, samples)
-    order = _order(source, texts, to, maker, max_tokens, output, device, python)
+    asked = asked_of(source, loaded, agent) if suite else None
+    order = _order(source, texts, to, maker, max_tokens, output, device, python, asked)
     if not dry_run:
         demand_new(order.output)
     with bar(quiet=as_json) as on_progress:
@@ -117,7 +123,7 @@ def quantize(
         demand_libraries(order.maker, order.python, found["versions"])
         prediction = predicted(order, source, found["card"])
         if not dry_run:
-            record = make(order, prediction, on_progress)
+            record = make(order, prediction, on_progress, asked.judged if asked else None)
     if dry_run:
         show_prediction(order, prediction, as_json=as_json)
         return
@@ -156,8 +162,7 @@ def texts_of(source: Source, data: Path | None, loaded: LoadedFleet | None, agen
     if faults:
         raise faults[0]
     tokenizer = load_tokenizer(source.folder)
-    recipe = loaded.agent(agent).recipe if loaded and agent else None
-    chat = bool(tokenizer.chat_template) and (recipe is None or recipe.chat_template)
+    chat = _in_chat(tokenizer, loaded, agent)
     texts = [
         chat_text(
             tokenizer,
@@ -174,6 +179,23 @@ def texts_of(source: Source, data: Path | None, loaded: LoadedFleet | None, agen
         raise DataError(str(error), where=str(file)) from None
 
 
+def asked_of(source: Source, loaded: LoadedFleet | None, agent: str | None) -> SuiteAsked | None:
+    """The agent's suite for this model; None without one."""
+    from onecard.cli.quantize_suite import suite_of
+    from onecard.engines.local.tokens import load_tokenizer, stop_ids
+
+    if loaded is None or agent is None or loaded.agent(agent).suite is None:
+        return None
+    tokenizer = load_tokenizer(source.folder)
+    return suite_of(loaded, agent, tokenizer, stop_ids(tokenizer, source.folder), _in_chat(tokenizer, loaded, agent))
+
+
+def _in_chat(tokenizer: Any, loaded: LoadedFleet | None, agent: str | None) -> bool:
+    """Whether the model reads turns of its chat template: where it has one, and the agent's recipe does not say otherwise."""
+    recipe = loaded.agent(agent).recipe if loaded and agent else None
+    return bool(tokenizer.chat_template) and (recipe is None or recipe.chat_template)
+
+
 def predicted(order: Order, source: Source, card: dict[str, Any] | None) -> Prediction:
     """Size and peak. DoesNotFit or DiskFull when this machine has not enough of either now."""
     from onecard.catalog.machine import available_ram_bytes
@@ -181,10 +203,18 @@ def predicted(order: Order, source: Source, card: dict[str, Any] | None) -> Pred
     from onecard.weights.quantize_plan import demand_room, predict
 
     on_card = card is not None and order.device != "cpu"
+    copied = sum(file.stat().st_size for file in kept_files(order.source))
     prediction = predict(
-        source.layout, order.to, order.maker, group=order.group, samples=len(order.texts.calibration),
-        max_tokens=order.max_tokens, copied=sum(file.stat().st_size for file in kept_files(order.source)), on_card=on_card,
-    )  # fmt: skip
+        source.layout,
+        order.to,
+        order.maker,
+        group=order.group,
+        samples=len(order.texts.calibration),
+        max_tokens=order.max_tokens,
+        copied=copied,
+        on_card=on_card,
+        answer_tokens=_longest_answer(order),
+    )
     demand_room(
         prediction,
         free_memory=card["free_bytes"] if card is not None and on_card else available_ram_bytes(),
@@ -193,6 +223,11 @@ def predicted(order: Order, source: Source, card: dict[str, Any] | None) -> Pred
         where=order.model,
     )
     return prediction
+
+
+def _longest_answer(order: Order) -> int:
+    """At most so many tokens are a question of the suite and its answer: no token is less than a byte."""
+    return max((len(one.text.encode()) + one.max_new_tokens for one in order.questions), default=0)
 
 
 def _order(
@@ -204,6 +239,7 @@ def _order(
     output: Path | None,
     device: str,
     python: Path | None,
+    asked: SuiteAsked | None,
 ) -> Order:
     from onecard.errors import InputError
     from onecard.weights.quantize_order import MAKERS as MAKERS_OF
@@ -227,6 +263,7 @@ def _order(
         device=cast(Device, device),
         # bitsandbytes lives here, wherever llm-compressor does.
         python=(python if python and made_by == "llm-compressor" else Path(sys.executable)).absolute(),
+        questions=asked.questions if asked else (),
     )
 
 

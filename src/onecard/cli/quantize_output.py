@@ -85,6 +85,8 @@ def show(order: Order, record: dict[str, Any]) -> None:
     for what, fact in facts(record):
         table.add_row(what, fact)
     console.print(table)
+    if "suite" in record:
+        console.print(_suite_table(record["suite"]))
     console.print(Text.assemble(("read back  ", "dim"), "it answers exactly like what was made"))
     console.print(Text.assemble(("folder     ", "dim"), str(order.output)), soft_wrap=True)
     console.print(Text.assemble(("next       ", "dim"), next_step(order)), soft_wrap=True)
@@ -115,6 +117,27 @@ def facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("peak", f"{format_bytes(held)} on {record['device']}, predicted {format_bytes(peak['predicted'])}"),
         ("time", f"{seconds:.0f} s"),
     ]
+
+
+def _suite_table(suite: dict[str, Any]) -> Table:
+    """The agent's checks on the bare model: what it comes to now, and by how much that is more or less than the source's."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = (
+        f"suite of {suite['agent']}, bare model, {suite['asked']} questions, {suite['same_answers']:.0%} answered alike"
+    )
+    for heading in ("preset", "answers", "quantized", "minus source, 95%"):
+        table.add_column(heading, overflow="fold")
+    for check in suite["checks"]:
+        table.add_row(
+            check["preset"], check["check"], f"{check['observed']:.3g}", difference_words(check["difference"])
+        )
+    return table
+
+
+def difference_words(difference: dict[str, Any]) -> str:
+    """The mean paired difference with its interval."""
+    mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.3g}" if low is None else f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
 
 
 def next_step(order: Order) -> str:

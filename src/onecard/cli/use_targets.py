@@ -97,7 +97,26 @@ def others_of_role(target: Target) -> list[Target]:
 
 def copy_of(target: Target, form: Quantization) -> str | None:
     """A repository that holds the model in this form, where the catalog has seen one; None where none is known or needed."""
-    model = _catalogued(target.id)
+    return _ready(_catalogued(target.id), form)
+
+
+def copy_wanted(spec: ModelSpec) -> str | None:
+    """The repository that holds a catalogued model in the form a fleet asks for, where that form is loaded from a checkpoint only.
+
+    None where the id itself is loaded, or where no copy is known.
+    """
+    model = _catalogued(spec.id) if spec.quantization in COPY_FORMS else None
+    if model is None:
+        return None
+    from onecard.planner.shapes import shape_of_model
+    from onecard.planner.weights import as_published
+
+    if as_published(spec.quantization, shape_of_model(model)):
+        return None
+    return _ready(model, spec.quantization)
+
+
+def _ready(model: Model | None, form: Quantization) -> str | None:
     ready = model.prequantized if model else ()
     return next((one.id for one in ready if one.verified and one.form == form), None)
 

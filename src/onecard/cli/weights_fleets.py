@@ -85,5 +85,9 @@ def _active(folder: Path) -> FleetNeeds | None:
 
 
 def _models(loaded: LoadedFleet) -> tuple[str, ...]:
-    """Ids of the models that need weights on this disk."""
-    return tuple(dict.fromkeys(spec.id for spec in loaded.fleet.models.values() if spec.engine != "remote"))
+    """Ids of the models that need weights on this disk, and of the copies in the form they are held in."""
+    from onecard.cli.use_targets import copy_wanted
+
+    here = [spec for spec in loaded.fleet.models.values() if spec.engine != "remote"]
+    copies = [copy for spec in here if (copy := copy_wanted(spec)) is not None]
+    return tuple(dict.fromkeys([*(spec.id for spec in here), *copies]))

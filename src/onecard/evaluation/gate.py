@@ -1,34 +1,37 @@
 """May this candidate answer users? Pure: the suite's checks and the scored answers in, a report and a verdict out.
 
-A check of the fleet file is taken apart into demands, one figure each. A demand passes by its figure over all answers alone; the
-difference to other answerers stands beside it and decides nothing.
+A check passes when its figure over all answers keeps the threshold and every comparison it demands is won. A comparison that the rows
+cannot decide is "undecided", which is not a pass.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from onecard.adapters.manifest import Verdict
-from onecard.errors import FleetError
+from onecard.errors import EngineFailed, FleetError
 from onecard.evaluation import scorers
-from onecard.evaluation.paired import Difference, paired_difference
+from onecard.evaluation.comparisons import Absent as Absent
+from onecard.evaluation.comparisons import Comparison, Wish, comparisons
+from onecard.evaluation.demands import ALL, Statistic, sentence
+from onecard.evaluation.demands import Demand as Demand
+from onecard.evaluation.demands import demands_of as demands_of
+from onecard.evaluation.demands import percent as percent
+from onecard.evaluation.paired import Difference, Outcome, paired_difference
 from onecard.evaluation.questions import Question
 from onecard.evaluation.record import Record
 from onecard.evaluation.suite import ScoredAnswer
-from onecard.fleet.schema import Check, Preset, Suite
-
-Statistic = Literal["share", "mean", "highest"]
+from onecard.fleet.schema import Check, Deadline, Preset, Suite
 
 
 class RowRecord(Record):
-    """One question, the candidate's answer, and those of whom it is compared with ("base")."""
+    """One question, the candidate's answer, and those of whom it is compared with ("base", "production")."""
 
     line: int
     preset: str
@@ -41,7 +44,8 @@ class RowRecord(Record):
 class CheckResult(Record):
     """One demand and its figure. `failing` are lines of the data file whose answers do not keep it by themselves.
 
-    `against` holds, per rival, the mean difference of the answers' values (for a share: 1 kept, 0 not), candidate minus rival.
+    `against` holds, per rival, the mean difference of the answers' values (for a share: 1 kept, 0 not; for a perplexity: negative
+    log-likelihood per token), candidate minus rival. `undecided`: nothing failed, and the rows are too few to tell.
     """
 
     preset: str
@@ -52,9 +56,24 @@ class CheckResult(Record):
     threshold: float
     at_least: bool
     passed: bool
+    undecided: bool = False
     sentence: str
     failing: tuple[int, ...] = ()
     against: dict[str, Difference] = Field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        return "passed" if self.passed else "undecided" if self.undecided else "failed"
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Sentences of what keeps it from passing; empty when it passes."""
+        if self.passed:
+            return ()
+        lost = tuple(one.sentence for one in self.comparisons if one.outcome in ("failed", "undecided"))
+        kept = self.observed >= self.threshold if self.at_least else self.observed <= self.threshold
+        return lost if kept and lost else (self.sentence, *lost)
 
 
 class GateReport(Record):
@@ -66,49 +85,87 @@ class GateReport(Record):
     checks: tuple[CheckResult, ...]
     rows: tuple[RowRecord, ...]
 
-
-@dataclass(frozen=True)
-class Demand:
-    """One figure asked of all answers under one preset; `value` is what one answer adds to it, `means` completes "answers ..."."""
-
-    preset: str
-    check: str
-    means: str
-    statistic: Statistic
-    threshold: float
-    at_least: bool
-    value: Callable[[ScoredAnswer], float]
+    @property
+    def outcome(self) -> Outcome:
+        """Failed when any check failed, undecided when none did and some could not be told."""
+        if self.passed:
+            return "passed"
+        return "failed" if any(check.outcome == "failed" for check in self.checks) else "undecided"
 
 
-def judge(suite: Suite, rows: Sequence[RowRecord], digest: str, seed: int) -> GateReport:
-    """Every demand of every check on the rows; FleetError for a check without a demand."""
-    results = []
+def judge(
+    suite: Suite,
+    rows: Sequence[RowRecord],
+    digest: str,
+    seed: int,
+    *,
+    deadline: Deadline | None = None,
+    concurrency: int = 1,
+    absent: Mapping[str, Absent] | None = None,
+) -> GateReport:
+    """Every demand of every check on the rows; FleetError for a check without a demand.
+
+    How error adds up: a candidate passes only when all comparisons are won, so one that is truly worse in any of them passes with at most
+    2.5% probability, however many there are, and no correction is needed (intersection-union test: Berger, Technometrics 24, 1982). The
+    price is on the other side: each comparison more is one more chance for a good candidate to be called undecided.
+    """
+    results: list[CheckResult] = []
     for number, check in enumerate(suite.checks):
-        demands = demands_of(check)
+        if check.in_time and deadline is None:
+            next_step = "give it one: deadline: {seconds: ..., prompt_tokens: ..., new_tokens: ..., percentile: 95}"
+            problem = "in_time is demanded, and the agent has no deadline"
+            raise FleetError(problem, where=f"suite.checks.{number}", next_step=next_step)
+        demands = demands_of(check, deadline, concurrency)
         if not demands:
-            raise FleetError(
-                "the check demands nothing",
-                where=f"suite.checks.{number}",
-                allowed="max_tokens, min_tokens, overlap, repetition, ends_with",
-            )
-        results += [_result(demand, [row for row in rows if row.preset == check.preset], seed) for demand in demands]
+            raise FleetError("the check demands nothing", where=f"suite.checks.{number}", allowed=", ".join(ALL))
+        asked = [row for row in rows if row.preset == check.preset]
+        results += [_result(check, demand, asked, seed, absent or {}) for demand in demands]
     passed = all(result.passed for result in results)
     return GateReport(passed=passed, suite_digest=digest, seed=seed, checks=tuple(results), rows=tuple(rows))
 
 
-def verdict(report: GateReport, *, at: str, digest: str = "", file: str | None = None) -> Verdict:
-    """The store's record of a report: bound to the suite's digest and to the adapter's, which the store fills in when empty."""
+def verdict(
+    report: GateReport,
+    *,
+    at: str,
+    digest: str = "",
+    file: str | None = None,
+    judged_against: Mapping[str, str | None] | None = None,
+) -> Verdict:
+    """The store's record of a report: bound to the suite's digest and to the adapter's, which the store fills in when empty.
+
+    `judged_against` goes into the summary: digests of the production version and of the base it was compared with.
+    """
+    fields = {"preset", "check", "asked", "observed", "threshold", "passed", "undecided"}
     summary = {
         "asked": len(report.rows),
+        "seed": report.seed,
+        "outcome": report.outcome,
         "checks": [
-            result.model_dump(mode="json", include={"preset", "check", "asked", "observed", "threshold", "passed"})
+            {
+                **result.model_dump(mode="json", include=fields),
+                "compared": [one.model_dump(mode="json", exclude={"sentence"}) for one in result.comparisons],
+            }
             for result in report.checks
         ],
-        "failed": [result.sentence for result in report.checks if not result.passed],
+        "failed": [reason for result in report.checks for reason in result.why],
+        "judged_against": dict(judged_against or {}),
     }
     return Verdict(
         passed=report.passed, digest=digest, at=at, suite_digest=report.suite_digest, summary=summary, report=file
     )
+
+
+def outdated(given: Verdict, production: str | None) -> str | None:
+    """Why a verdict does not say how the version compares with what is in production now; None when it does, or never compared.
+
+    `production` is the digest of the version in production, None when there is none. A version is never compared with itself.
+    """
+    against = given.summary.get("judged_against", {})
+    if "production" not in against or production in (against["production"], given.digest):
+        return None
+    before = str(against["production"] or "nothing")[:12]
+    return f"it was judged against {before} in production, and now {(production or 'nothing')[:12]} is there"
 
 
 def suite_digest(suite: Suite, presets: Mapping[str, Preset], questions: Sequence[Question]) -> str:
@@ -125,102 +182,56 @@ def suite_digest(suite: Suite, presets: Mapping[str, Preset], questions: Sequenc
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def demands_of(check: Check) -> list[Demand]:
-    """The figures a check asks for: token limits, word overlap, repetition, ending; empty when it asks for none."""
-    demands = []
-    if check.max_tokens is not None or check.min_tokens is not None:
-        limits = _limits_text(check.min_tokens, check.max_tokens)
-        demands.append(Demand(check.preset, "length", limits, "share", check.share, True, _keeps_limits(check)))
-    if check.ends_with is not None:
-        ending = check.ends_with
-        demands.append(
-            Demand(
-                *(check.preset, "ending", f"end with '{ending}'", "share", check.share, True),
-                lambda answer: float(scorers.ends_with(answer.text, ending)),
-            )
-        )
-    if check.overlap is not None:
-        means = "words shared with the reference"
-        demands.append(
-            Demand(check.preset, "overlap", means, "mean", check.overlap, True, lambda answer: answer.overlap)
-        )
-    if check.repetition is not None:
-        means = "repeated 4-word sequences"
-        demands.append(
-            Demand(
-                check.preset, "repetition", means, "highest", check.repetition, False, lambda answer: answer.repetition
-            )
-        )
-    return demands
-
-
-def _keeps_limits(check: Check) -> Callable[[ScoredAnswer], float]:
-    """1 for an answer within the limits. One that was cut did not keep `max_tokens`, however few tokens it has."""
-
-    def value(answer: ScoredAnswer) -> float:
-        long_enough = check.min_tokens is None or answer.tokens >= check.min_tokens
-        short_enough = check.max_tokens is None or (answer.ended_by_itself and answer.tokens <= check.max_tokens)
-        return float(long_enough and short_enough)
-
-    return value
-
-
-def _limits_text(low: int | None, high: int | None) -> str:
-    if high is None:
-        return f"have at least {low} tokens"
-    return (
-        f"end by themselves within {high} tokens" if low is None else f"end by themselves with {low} to {high} tokens"
-    )
-
-
-def _result(demand: Demand, rows: Sequence[RowRecord], seed: int) -> CheckResult:
+def _result(
+    check: Check, demand: Demand, rows: Sequence[RowRecord], seed: int, absent: Mapping[str, Absent]
+) -> CheckResult:
     values = [demand.value(row.candidate) for row in rows]
-    observed = max(values) if demand.statistic == "highest" else math.fsum(values) / len(values)
-    rivals = dict.fromkeys(name for row in rows for name in row.against)
+    if not values or any(map(math.isnan, values)):
+        raise EngineFailed(f"{demand.preset}: '{demand.means}' was not measured on every row")
+    against = _against(demand, rows, values, seed)
+    wishes: list[Wish] = [(rival, "no worse", margin) for rival, margin in check.no_worse_than.items()]
+    if check.better_than:
+        wishes.append((check.better_than, "better", 0.0))
+    failing = tuple(row.line for row, value in zip(rows, values, strict=True) if demand.fails_alone(value))
+    observed = demand.figure(values)
+    told = sentence(demand, values, observed)
+    return settled(demand, values, observed, told, against, comparisons(demand, wishes, against, absent), failing)
+
+
+def settled(
+    demand: Demand,
+    values: Sequence[float],
+    observed: float,
+    told: str,
+    against: dict[str, Difference],
+    compared: Sequence[Comparison],
+    failing: tuple[int, ...],
+) -> CheckResult:
+    """A demand's figure and comparisons as a result: passed, failed or undecided."""
+    kept, few = demand.keeps(observed), len(values) < demand.fewest
+    outcomes = {one.outcome for one in compared}
     return CheckResult(
         preset=demand.preset,
         check=demand.means,
         statistic=demand.statistic,
-        asked=len(rows),
+        asked=len(values),
         observed=observed,
         threshold=demand.threshold,
         at_least=demand.at_least,
-        passed=_keeps(demand, observed),
-        sentence=_sentence(demand, values, observed),
-        failing=tuple(row.line for row, value in zip(rows, values, strict=True) if _fails_alone(demand, value)),
-        against={
-            name: paired_difference(values, [demand.value(row.against[name]) for row in rows], seed) for name in rivals
-        },
+        passed=kept and not few and not outcomes & {"failed", "undecided"},
+        undecided=kept and "failed" not in outcomes and (few or "undecided" in outcomes),
+        sentence=f"{told}; not enough rows to tell, {demand.fewest} are needed" if few and kept else told,
+        failing=failing,
+        against=against,
+        comparisons=tuple(compared),
     )
 
 
-def _keeps(demand: Demand, figure: float) -> bool:
-    return figure >= demand.threshold if demand.at_least else figure <= demand.threshold
-
-
-def _fails_alone(demand: Demand, value: float) -> bool:
-    return value == 0 if demand.statistic == "share" else not _keeps(demand, value)
-
-
-def _sentence(demand: Demand, values: Sequence[float], observed: float) -> str:
-    """What was seen and what is needed, in words."""
-    count = len(values)
-    needed, seen = percent(demand.threshold), percent(observed, demand.threshold)
-    if demand.statistic == "share":
-        return f"{demand.preset}: {int(sum(values))} of {count} answers ({seen}) {demand.means}; at least {needed} must"
-    if demand.statistic == "mean":
-        return f"{demand.preset}: {demand.means} are {seen} (mean F1 of {count} answers); at least {needed} is needed"
-    return f"{demand.preset}: {demand.means} are {seen} in the worst of {count} answers; at most {needed} is allowed"
-
-
-def percent(figure: float, beside: float | None = None) -> str:
-    """A share as text, with as many decimals as it takes to tell it from `beside`.
-
-    >>> percent(0.95), percent(46 / 48, 0.95), percent(0.94996, 0.95)
-    ('95%', '95.8%', '94.996%')
-    """
-    for decimals in range(1, 9):
-        text = f"{100 * figure:.{decimals}f}"
-        if beside is None or figure == beside or text != f"{100 * beside:.{decimals}f}":
-            break
-    return text.rstrip("0").rstrip(".") + "%"
+def _against(demand: Demand, rows: Sequence[RowRecord], values: Sequence[float], seed: int) -> dict[str, Difference]:
+    """The paired difference to every rival of whom the figure was measured on every row."""
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row.against):
+        theirs = [demand.value(row.against[name]) if name in row.against else math.nan for row in rows]
+        if not any(map(math.isnan, theirs)):
+            found[name] = paired_difference(values, theirs, seed)
+    return found

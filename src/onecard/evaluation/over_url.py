@@ -47,7 +47,9 @@ class Server:
 
         async def ask(question: Question) -> Answer:
             preset = presets[question.preset]
-            request = _request(name, question, preset, seed, by_name=told is not None)
+            # A regression's preset is another agent's, which this agent's service does not know by name.
+            by_name = told is not None and (question.preset in told.presets or "/" not in question.preset)
+            request = _request(name, question, preset, seed, by_name=by_name)
             answer = await self.client.chat(request)
             if digest is not None and answer.who.digest != digest:
                 raise EngineFailed(

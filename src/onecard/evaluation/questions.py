@@ -15,27 +15,35 @@ from typing import Any
 from onecard.errors import DataError, nearest
 from onecard.fleet.schema import Suite
 
-KEYS = ("prompt", "completion", "preset")
+KEYS = ("prompt", "query", "completion", "preset", "candidates", "best", "accepted")
 DEFAULT_PRESET = "default"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One held-out row: `prompt` is asked under `preset`, `completion` is the reference answer. `line` counts from 1."""
+    """One held-out row: `prompt` is asked under `preset`, `completion` is the reference answer. `line` counts from 1.
+
+    `candidates` are what a re-ranker orders and a chooser picks from; `best` is the number of the right one, from 0. `accepted` are other
+    answers that are as exact as the reference.
+    """
 
     preset: str
     prompt: str
     completion: str
     file: Path
     line: int
+    candidates: tuple[str, ...] = ()
+    best: int | None = None
+    accepted: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
         return f"{self.file}:{self.line}"
 
     @property
-    def content(self) -> tuple[str, str, str]:
-        return self.preset, self.prompt, self.completion
+    def content(self) -> tuple[str, ...]:
+        plain = (self.preset, self.prompt, self.completion)
+        return (*plain, json.dumps([self.candidates, self.accepted])) if self.candidates or self.accepted else plain
 
     def number(self, seed: int) -> int:
         """A number below 2**31 that depends on the content and `seed` only: its place in the draw and its sampling seed."""
@@ -57,7 +65,7 @@ def pick(questions: Iterable[Question], suite: Suite, seed: int) -> list[Questio
 
     DataError when a check's preset has no row: a check that judges nothing must not pass.
     """
-    unique: dict[tuple[str, str, str], Question] = {}
+    unique: dict[tuple[str, ...], Question] = {}
     for question in questions:
         unique.setdefault(question.content, question)
     chosen: list[Question] = []
@@ -93,8 +101,41 @@ def _question(line: str, file: Path, number: int, presets: Collection[str]) -> Q
     for key in row:
         if key not in KEYS:
             raise DataError(f"unknown key '{key}'{nearest(key, KEYS)}", where=where, allowed=", ".join(KEYS))
-    prompt, completion = (_text(row, key, where) for key in ("prompt", "completion"))
-    return Question(_preset(row, presets, where), prompt, completion, file, number)
+    if "prompt" in row and "query" in row:
+        raise DataError("the row has a prompt and a query, which are the same", where=where, allowed="one of them")
+    prompt = _text(row, "query" if "query" in row else "prompt", where)
+    candidates = _texts(row, "candidates", where)
+    best = _best(row, candidates, where)
+    completion = candidates[best] if best is not None and "completion" not in row else _text(row, "completion", where)
+    accepted = _texts(row, "accepted", where)
+    return Question(_preset(row, presets, where), prompt, completion, file, number, candidates, best, accepted)
+
+
+def _texts(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A list of texts, or nothing."""
+    values = row.get(key)
+    if values is None:
+        return ()
+    if not isinstance(values, list):
+        raise DataError(f"{key} is not a list", where=where, allowed="a list of texts")
+    return tuple(_text({key: value}, key, where) for value in values)
+
+
+def _best(row: dict[str, Any], candidates: tuple[str, ...], where: str) -> int | None:
+    """The right candidate's number; the row names it by number from 0 or by its text."""
+    if not candidates:
+        if "best" in row:
+            raise DataError("the row names the best of no candidates", where=where, allowed="candidates, a list")
+        return None
+    if len(candidates) < 2 or len(set(candidates)) < len(candidates):
+        raise DataError("candidates are too few or repeated", where=where, allowed="at least two different texts")
+    best = row.get("best")
+    if isinstance(best, str) and best in candidates:
+        return candidates.index(best)
+    if isinstance(best, int) and not isinstance(best, bool) and 0 <= best < len(candidates):
+        return best
+    allowed = f"a number from 0 to {len(candidates) - 1}, or the text of a candidate"
+    raise DataError(f"best is {json.dumps(best)[:40]}", where=where, allowed=allowed)
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ class Judged(Record):
     dtype: str | None = None
     base_fingerprint: str | None = None
     tokens_counted_by: Literal["base tokenizer", "server"]
+    production: str | None = Field(None, description="Version in production it was compared with; null: with none.")
+    production_digest: str | None = None
 
 
 class EvaluationReport(Record):
@@ -45,6 +47,8 @@ class EvaluationReport(Record):
     data: str = Field(description="Name of the file of held-out rows.")
     trial: bool
     leaks_checked: bool = Field(description="Whether the held-out rows were compared with the training rows.")
+    harness: dict[str, Any] = Field(default_factory=dict, description="Version and rows of the lm_eval tasks asked.")
+    tasks_left_out: bool = Field(False, description="The suite has lm_eval tasks, which are not asked by URL.")
     gate: GateReport
 
 
@@ -62,3 +66,15 @@ def spread(rows: Sequence[RowRecord]) -> list[tuple[str, RowRecord]]:
     last = len(ordered) - 1
     places = {0: "lowest overlap", last // 2: "middle overlap", last: "highest overlap"}
     return [(places[place], ordered[place]) for place in sorted(places)] if rows else []
+
+
+def most_telling(gate: GateReport, most: int = 3) -> list[tuple[str, RowRecord]]:
+    """Rows to look at: one per check that did not pass, the first that fails by itself; without any, the range of `spread`."""
+    shown: dict[tuple[str, int], tuple[str, RowRecord]] = {}
+    for check in gate.checks:
+        of_preset = {row.line: row for row in gate.rows if row.preset == check.preset}
+        for line in check.failing if not check.passed else ():
+            if (check.preset, line) not in shown:
+                shown[check.preset, line] = (f"not so: {check.check}", of_preset[line])
+                break
+    return list(shown.values())[:most] or spread(gate.rows)

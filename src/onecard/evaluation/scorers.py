@@ -5,10 +5,13 @@ A changed rule changes verdicts, so SCORERS counts up with every change and is p
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
-SCORERS = 1
+SCORERS = 2
 SEQUENCE_WORDS = 4
 
 
@@ -65,3 +68,76 @@ def ends_with(text: str, ending: str) -> bool:
     (True, False)
     """
     return text.rstrip().endswith(ending.rstrip())
+
+
+def exact(answer: str, accepted: Sequence[str]) -> bool:
+    """Whether the answer has the words of an accepted one, in order: case, punctuation, white space and articles aside.
+
+    SQuAD's exact match (Rajpurkar et al. 2016). Texts without any word ("+", "{}") are compared as they stand.
+
+    >>> exact("The B-tree.", ["a b-tree"]), exact("B-trees", ["B-tree"]), exact("+", ["-"]), exact("", ["the"])
+    (True, False, False, False)
+    """
+    found = _plain(answer)
+    if not found:
+        return answer.strip() in {text.strip() for text in accepted}
+    return any(found == _plain(text) for text in accepted)
+
+
+def choice(answer: str, candidates: Sequence[str]) -> int | None:
+    """The number of the one candidate whose words stand in the answer, in a row; None for none and for several.
+
+    A candidate inside another that is named too ("tree" in "search tree") does not count.
+
+    >>> choice("It is the heap.", ["heap", "stack"]), choice("heap or stack", ["heap", "stack"]), choice("?", ["heap"])
+    (0, None, None)
+    >>> choice("a search tree", ["tree", "search tree"])
+    1
+    """
+    padded = f" {' '.join(words(answer))} "
+    spoken = [f" {' '.join(words(text))} " for text in candidates]
+    named = [number for number, text in enumerate(spoken) if text.strip() and text in padded]
+    outer = [n for n in named if not any(n != m and spoken[n] in spoken[m] for m in named)]
+    return outer[0] if len(outer) == 1 else None
+
+
+def valid_json(text: str) -> bool:
+    """Whether the text is one JSON value of RFC 8259 and nothing else; NaN and Infinity are none.
+
+    >>> valid_json('{"a": 1}'), valid_json('Sure: {"a": 1}'), valid_json("NaN")
+    (True, False, False)
+    """
+    try:
+        json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def matches(text: str, pattern: str) -> bool:
+    """Whether the whole text, white space around it aside, matches Python's regular expression.
+
+    >>> matches(" 12 kg\\n", r"[0-9]+ kg"), matches("about 12 kg", r"[0-9]+ kg")
+    (True, False)
+    """
+    return re.fullmatch(pattern, text.strip()) is not None
+
+
+def reciprocal_rank(likelihoods: Sequence[float], best: int) -> float:
+    """1 / the place of the best candidate, most likely first; ties count against it.
+
+    Its mean over rows is the MRR (Voorhees, The TREC-8 Question Answering Track Report, 1999).
+
+    >>> reciprocal_rank([-1.0, -0.5, -2.0], 0), reciprocal_rank([-1.0, -1.0], 0)
+    (0.5, 0.5)
+    """
+    ahead = sum(value >= likelihoods[best] for number, value in enumerate(likelihoods) if number != best)
+    return 1 / (1 + ahead)
+
+
+def _plain(text: str) -> list[str]:
+    return [word for word in words(text) if word not in ("a", "an", "the")]
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

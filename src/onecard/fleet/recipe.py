@@ -31,10 +31,23 @@ class LoraSection(Section):
 
 
 class BatchSection(Section):
-    """How many rows are seen before a step."""
+    """How many rows are seen before a step: `rows` x `accumulate` of them, however they are laid into forward passes."""
 
-    rows: int = Field(1, ge=1, description="Rows a forward pass sees: activations grow with it.")
-    accumulate: int = Field(16, ge=1, description="Forward passes before one optimizer step.")
+    rows: int = Field(1, ge=1, description="Rows a forward pass sees when rows are not packed.")
+    accumulate: int = Field(16, ge=1, description="Forward passes before one optimizer step when rows are not packed.")
+    packing: bool = Field(
+        True, description="Lay a step's rows end to end without padding; rows never see one another. Same sums, faster."
+    )
+    forward_tokens: int = Field(
+        4096,
+        ge=16,
+        description="Most tokens of one packed forward pass: activations grow with it. A longer row is alone.",
+    )
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of one optimizer step."""
+        return self.rows * self.accumulate
 
 
 class OptimizerSection(Section):
@@ -54,8 +67,38 @@ class OptimizerSection(Section):
 class CheckpointSection(Section):
     """What survives a crash."""
 
-    every_steps: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
+    every_steps: int = Field(500, ge=1, description="Steps between two checkpoints.")
+    every_minutes: float = Field(10, gt=0, description="A checkpoint is also written after so many minutes.")
+    keep: int = Field(2, ge=1, description="The newest are kept.")
+
+
+class ValidationSection(Section):
+    """Rows kept out of training, whose loss is measured on the way."""
+
+    share: float = Field(0.0, ge=0, lt=1, description="Share of the rows that is not trained on; 0: none is kept out.")
+    every_steps: int = Field(50, ge=1, description="Steps between two measurements; the last step is always measured.")
+
+
+class DpoSection(Section):
+    """Direct preference optimization (Rafailov et al. 2023): chosen answers over rejected ones, held near the base."""
+
+    beta: float = Field(0.1, gt=0, description="How strongly the adapter is held to what the base says.")
+
+
+class DataChecksSection(Section):
+    """What `data check`, and every run before it starts, lets pass."""
+
+    duplicates: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest share of rows that repeat another row word for word; fewer are a warning.",
+    )
+    leaks: int = Field(
+        0,
+        ge=0,
+        description="Most rows whose prompt, or answer of eight words or more, also stands in the suite's held-out rows.",
+    )
 
 
 class Recipe(Section):
@@ -66,10 +109,18 @@ class Recipe(Section):
         "nf4", description="How the frozen base is held: nf4 is QLoRA."
     )
     double_quantization: bool = Field(True, description="nf4 only; must equal the serving model's.")
-    compute_dtype: Literal["bf16", "fp32"] = Field("bf16", description="Activations and matrix products.")
+    compute_dtype: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16", description="Activations and matrix products; fp16 (loss scaled) is for cards without bf16."
+    )
+    method: Literal["sft", "dpo"] = Field("sft", description="Learn answers, or prefer one answer to another.")
+    dpo: DpoSection = DpoSection()
     lora: LoraSection = LoraSection()
     added_tokens: tuple[Annotated[str, Field(pattern=TOKEN_PATTERN)], ...] = Field(
-        (), description="Special tokens added to the vocabulary; only their rows of embedding and head are trained."
+        (), description="Special tokens added to the vocabulary."
+    )
+    token_training: Literal["rows", "whole"] = Field(
+        "rows",
+        description="rows: only the added tokens' rows of embedding and head (kilobytes); whole: both matrices (gigabytes).",
     )
     chat_template: bool = Field(
         True, description="Prompts are wrapped by the base's own chat template, as serving does."
@@ -81,9 +132,13 @@ class Recipe(Section):
     max_length: int = Field(
         1024, ge=16, description="Longest row, tokens; longer rows are an error, never cut silently."
     )
-    gradient_checkpointing: bool = Field(
-        True, description="Recompute activations backward: less memory, about 30% slower."
+    gradient_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = Field(
+        True,
+        description="Recompute activations backward, less memory and about 30% slower: true all layers, false none, a number "
+        "the first so many, auto as many as the card's memory asks for.",
     )
+    validation: ValidationSection = ValidationSection()
+    data_checks: DataChecksSection = DataChecksSection()
     checkpoints: CheckpointSection = CheckpointSection()
     seed: int = 17
     data: str | None = Field(

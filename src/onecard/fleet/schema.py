@@ -6,7 +6,8 @@ as a JSON schema for editors. Nothing here reads a file, a GPU or a clock: see `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -81,6 +82,11 @@ class Preset(Strict):
     token: str | None = Field(None, description="An added token put before the prompt, such as <STYLE_TERSE>.")
 
 
+Rival = Literal["production", "base"]
+Margin = Annotated[float, Field(ge=0, le=100)]
+Measure = Literal["overlap", "exact", "accuracy", "perplexity"]
+
+
 class Check(Strict):
     """One demand of a suite on the answers given under one preset. Counts are the base tokenizer's tokens."""
 
@@ -95,6 +101,76 @@ class Check(Strict):
         None, ge=0, le=1, description="Highest share of repeated 4-word sequences in any answer."
     )
     ends_with: str | None = Field(None, description="Text the answers must end with, such as '?'; `share` applies.")
+    exact: float | None = Field(
+        None, ge=0, le=1,
+        description="Lowest share of answers equal to the reference or to one of the row's `accepted` answers, "
+        "case, punctuation and articles aside.",
+    )  # fmt: skip
+    choice: float | None = Field(
+        None, ge=0, le=1, description="Lowest share of answers that name the row's best candidate and no other."
+    )
+    valid_json: bool = Field(False, description="Answers must be one JSON value and nothing else; `share` applies.")
+    matches: str | None = Field(
+        None, min_length=1, description="Regular expression (Python's) the whole answer must match; `share` applies."
+    )
+    accuracy: float | None = Field(
+        None, ge=0, le=1, description="Lowest share of rows whose best candidate the model finds the most likely."
+    )
+    mrr: float | None = Field(
+        None, ge=0, le=1, description="Lowest mean of 1 / rank of the best candidate, ranked by likelihood."
+    )
+    perplexity: float | None = Field(
+        None, ge=1, description="Highest perplexity per token of the reference answers, every row weighing the same."
+    )
+    in_time: bool = Field(
+        False, description="The deadline's percentile of answers must come within its seconds: alone, and at full load."
+    )
+    no_worse_than: dict[Rival, Margin] = Field(
+        default_factory=dict,
+        description="By how much each figure of this check may at most lie below that of production or base: "
+        "shares as 0.02 for 2 points, perplexity in nats per token. Decided by a paired 95% interval.",
+    )
+    better_than: Rival | None = Field(
+        None, description="Whose figures each figure of this check must exceed, by a paired 95% interval."
+    )
+
+    @field_validator("matches")
+    @classmethod
+    def _matches_is_an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"'{value}' is not a regular expression: {error}") from None
+        return value
+
+
+class Regression(Strict):
+    """Another task that the candidate must not unlearn: another agent's held-out rows, or a file of rows."""
+
+    agent: str | None = Field(None, description="Whose suite's rows are asked, under that agent's presets.")
+    data: str | None = Field(None, description="JSONL of rows, relative to the fleet file; instead of `agent`.")
+    measure: Measure = Field("overlap", description="What an answer is worth, as in a check of that name.")
+    rows: int = Field(100, ge=1, description="At most so many rows per preset are asked.")
+    no_worse_than: dict[Rival, Margin] = Field(
+        default={"base": 0.05, "production": 0.05}, min_length=1, description="As in a check."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Regression:
+        if (self.agent is None) == (self.data is None):
+            raise ValueError("a regression names either an agent or data")
+        return self
+
+
+class LmEval(Strict):
+    """Tasks of EleutherAI's lm-evaluation-harness, asked of the candidate and its rivals."""
+
+    tasks: tuple[str, ...] = Field(min_length=1, description="Names of tasks, of the harness or of `include`.")
+    include: str | None = Field(None, description="Folder of task files (YAML), relative to the fleet file.")
+    limit: int | None = Field(None, ge=1, description="At most so many rows of each task.")
+    metric: str | None = Field(None, description="Which metric is judged.  Default: the task's first.")
+    at_least: float = Field(0, ge=0, le=1, description="Lowest mean of the metric.")
+    no_worse_than: dict[Rival, Margin] = Field(default_factory=dict, description="As in a check.")
 
 
 class Suite(Strict):
@@ -103,6 +179,8 @@ class Suite(Strict):
     data: str = Field(description="JSONL of held-out rows (prompt, completion[, preset]), relative to the fleet file.")
     rows: int = Field(100, ge=1, description="At most so many rows per preset are asked.")
     checks: tuple[Check, ...] = Field(min_length=1)
+    regressions: tuple[Regression, ...] = Field((), description="Other tasks that must not suffer.")
+    lm_eval: LmEval | None = Field(None, description="Tasks of lm-evaluation-harness, which must be installed.")
 
 
 class AgentSpec(Strict):
@@ -169,10 +247,14 @@ class Fleet(Strict):
                 _known("model", key, self.models, ("agents", agent, "fallback", number))
             for number, check in enumerate(spec.suite.checks if spec.suite else ()):
                 _known("preset", check.preset, spec.presets, ("agents", agent, "suite", "checks", number, "preset"))
+            for number, other in enumerate(spec.suite.regressions if spec.suite else ()):
+                if other.agent is not None:
+                    path = ("agents", agent, "suite", "regressions", number, "agent")
+                    _known("agent with a suite", other.agent, [n for n, s in self.agents.items() if s.suite], path)
         return self
 
 
-def _known(what: str, name: str, known: Mapping[str, Any], path: tuple[str | int, ...]) -> None:
+def _known(what: str, name: str, known: Collection[str], path: tuple[str | int, ...]) -> None:
     """Refuses a name that nothing in the file defines; `path` is where it stands, for the loader's message."""
     if name not in known:
         problem = f"no {what} '{name}'{nearest(name, list(known))}, known: {', '.join(sorted(known))}"

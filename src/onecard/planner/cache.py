@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from onecard.catalog.quantization import Quantization
 from onecard.catalog.units import KIB
 from onecard.errors import FleetError
 from onecard.fleet.schema import ModelSpec
@@ -9,7 +12,7 @@ from onecard.planner import engine_facts as facts
 from onecard.planner.engine_facts import EngineName, engine_of
 from onecard.planner.ledger import Line
 from onecard.planner.shapes import ModelShape
-from onecard.planner.weights import VLLM_FORMS, form_of
+from onecard.planner.weights import VLLM_FORMS, held_form
 
 
 def is_recurrent(shape: ModelShape) -> bool:
@@ -19,7 +22,12 @@ def is_recurrent(shape: ModelShape) -> bool:
 
 def model_engine(spec: ModelSpec, shape: ModelShape) -> EngineName:
     """What answers for this model. `auto` is vLLM where the checkpoint or the layers are what only vLLM can hold."""
-    return engine_of(spec, recurrent=is_recurrent(shape) or form_of(spec, shape) in VLLM_FORMS)
+    return engine_of(spec, recurrent=_only_vllm(spec.quantization, shape)) if spec.engine == "auto" else spec.engine
+
+
+@lru_cache(maxsize=1024)
+def _only_vllm(asked: Quantization, shape: ModelShape) -> bool:
+    return is_recurrent(shape) or held_form(asked, shape) in VLLM_FORMS
 
 
 def cached_value_bytes(spec: ModelSpec) -> int:

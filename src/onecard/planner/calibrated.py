@@ -1,14 +1,14 @@
 """From a machine's calibration to what the planner reckons with: measured figures in place of cold-start ones.
 
-The planner takes a share of a data sheet's rates. A measured rate is that share already, so it is scaled up to be taken.
+The planner takes a share of a data sheet's rates. A measured rate is that share already, so it is scaled up to be taken. What the host
+needs was fitted to whole models on one machine; a calibration says how much longer than that machine this one takes for a small Llama.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from onecard.catalog.cards import Card
-from onecard.catalog.operators import operators_of
 from onecard.errors import ResultError
 from onecard.evidence.calibration import Calibration
 from onecard.evidence.calibration_rows import Form as CalibratedForm
@@ -17,7 +17,29 @@ from onecard.planner.engine_facts import EngineFacts, Taken
 from onecard.planner.speed import HostFacts, SpeedFacts, cold_start, is_cpu
 
 FORMS: tuple[CalibratedForm, ...] = ("none", "int8", "nf4")
-LINEARS = 7  # of a layer of the small model that was timed, a Llama
+LINEARS = 7  # of a layer of the small model that is timed, a Llama
+
+
+@dataclass(frozen=True)
+class SmallLlama:
+    """Microseconds of the small Llama's decode step: a layer in 16 bits, and what one Linear takes more in a form, with an adapter, and
+    for each of two adapters in a batch of four lines."""
+
+    layer_us: float
+    linear_us: dict[CalibratedForm, float]
+    adapter_us: dict[CalibratedForm, float]
+    mixed_us: dict[CalibratedForm, float]
+
+
+# What `onecard calibrate` saw on the machine that the cold-start values were fitted on (docs/measurements/planner-truth.md). It is no
+# direct measure of a whole model: there every Linear of a bare line goes through PEFT's wrapper too, and layers fall out of the caches
+# of the processor. Taken as such it made the steps of 35 serving runs a fifth too short.
+REFERENCE = SmallLlama(
+    layer_us=476.1,
+    linear_us={"none": 0.0, "nf4": 35.0, "int8": 165.9},
+    adapter_us={"none": 102.5, "nf4": 120.1, "int8": 137.9},
+    mixed_us={"none": 165.0, "nf4": 184.3, "int8": 213.1},
+)
 
 
 def check_card(measured: Calibration, card: Card, where: str) -> None:
@@ -62,23 +84,22 @@ def calibrated_context(measured: Calibration) -> Taken | None:
 
 
 def _host(measured: Calibration, engine: EngineFacts) -> HostFacts | None:
-    """Microseconds of an operator from a Llama's layer, and what Linears in a form and adapters add, in operators."""
+    """The cold-start values, each as much longer or shorter as its part of the small Llama took here beside REFERENCE. What was not
+    measured goes with the plain layer, without which there is nothing to go by."""
     plain = measured.layer_us("none")
-    llama = operators_of("llama")
-    if plain is None or llama is None:
+    if plain is None:
         return None
-    layer = llama.per_layer + llama.linears_per_layer + facts.MODULE_OPERATORS * llama.module_calls_per_layer
-    operator_us = plain / layer
+    slower = plain / REFERENCE.layer_us
     linear, prefill = dict(engine.linear_operators), dict(engine.prefill_linear_operators)
     adapter, mixed = dict(engine.adapter_operators), dict(engine.mixed_adapter_operators)
     for form in FORMS:
         whole = measured.layer_us(form)
-        if whole is not None:
-            linear[form] = max(whole - plain, 0.0) / LINEARS / operator_us
-            if believed := engine.linear_operators[form]:  # a prefill keeps its ratio to decoding
-                prefill[form] = engine.prefill_linear_operators[form] * linear[form] / believed
+        if whole is not None and REFERENCE.linear_us[form]:
+            share = max(whole - plain, 0.0) / LINEARS / REFERENCE.linear_us[form] / slower
+            linear[form] *= share
+            prefill[form] *= share  # a prefill keeps its ratio to decoding
         if (own := measured.adapter_linear_us(form)) is not None:
-            adapter[form] = own / operator_us
+            adapter[form] *= own / REFERENCE.adapter_us[form] / slower
         if (each := measured.mixed_adapter_linear_us(form)) is not None:
-            mixed[form] = each / operator_us
-    return HostFacts(operator_us, linear, prefill, adapter, mixed)
+            mixed[form] *= each / REFERENCE.mixed_us[form] / slower
+    return HostFacts(facts.HOST_OVERHEAD_US * slower, linear, prefill, adapter, mixed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 
 from onecard.fleet.schema import Fleet, Quantization
@@ -12,7 +13,7 @@ from onecard.planner.chance import Verdict
 from onecard.planner.engine_facts import EngineName
 from onecard.planner.levers import can_be
 from onecard.planner.requests import AgentSpeed, agent_speed, answering_of
-from onecard.planner.room import Room, with_model
+from onecard.planner.room import FLEETS_KEPT, Asked, Room, with_model
 from onecard.planner.speed import Seconds, SpeedFacts
 
 # In the order of how little they change for the person: another form in the same engine first.
@@ -41,37 +42,57 @@ def faster(fleet: Fleet, name: str, room: Room, speed: SpeedFacts, now: AgentSpe
         return ()
     # Among others a request takes no less than alone, so only ways that are in time alone need be reckoned with everybody asking.
     limit_s = now.deadline_s if now.percentile >= 50 else inf
-    ways = []
-    for engine, form in _others(fleet, now.model, room):
-        changed = with_model(fleet, now.model, engine=engine, quantization=form, double_quantization=True)
-        if engine == "local":
-            changed = with_model(changed, now.model, kv_cache="auto")
-        if can_be(changed, now.model, room) and room.holds(changed):
-            alone = _alone(changed, name, room, speed, now)
-            ways.append((f"models.{now.model}: {{engine: {engine}, quantization: {form}}}", changed, alone))
-    sure = _judged([way[:2] for way in ways if way[2].high <= limit_s], name, room, speed, lambda v: v == "meets")
+    asked = Asked(fleet, room.shapes, room.on_cpu, room.context)
+    held = [way for way in _ways(asked, now.model, room.fp8) if way.need_bytes <= room.available_bytes]
+    tries = [(way, _alone(way, name, speed, now)) for way in held]
+    sure = _judged([way for way, alone in tries if alone.high <= limit_s], name, speed, lambda v: v == "meets")
     if sure or now.verdict == "unclear":
         return sure
-    return _judged([way[:2] for way in ways if way[2].low <= limit_s], name, room, speed, lambda v: v != "misses")
+    return _judged([way for way, alone in tries if alone.low <= limit_s], name, speed, lambda v: v != "misses")
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """The fleet with one model in another engine or form, which can hold it; `text` is the change, `need_bytes` what it takes."""
+
+    text: str
+    asked: Asked
+    need_bytes: int
+
+
+@lru_cache(maxsize=FLEETS_KEPT)
+def _ways(asked: Asked, key: str, fp8: bool) -> tuple[_Way, ...]:
+    """Every way there is for one model, on whatever card: comparing cards looks them up once."""
+    fleet, room = asked.fleet, Room(0, asked.shapes, asked.on_cpu, fp8, asked.context)
+    found = []
+    for engine, form in _others(fleet, key, room):
+        changed = with_model(fleet, key, engine=engine, quantization=form, double_quantization=True)
+        if engine == "local":
+            changed = with_model(changed, key, kv_cache="auto")
+        if can_be(changed, key, room):
+            text = f"models.{key}: {{engine: {engine}, quantization: {form}}}"
+            found.append(_Way(text, Asked(changed, asked.shapes, asked.on_cpu, asked.context), room.need(changed)))
+    return tuple(found)
 
 
 def _judged(
-    ways: Sequence[tuple[str, Fleet]], name: str, room: Room, speed: SpeedFacts, wanted: Callable[[Verdict], bool]
+    ways: Sequence[_Way], name: str, speed: SpeedFacts, wanted: Callable[[Verdict], bool]
 ) -> tuple[Faster, ...]:
     """The first OFFERED of the ways whose verdict is wanted."""
     found: list[Faster] = []
-    for change, fleet in ways:
-        then = agent_speed(fleet, name, room.shapes, speed, on_cpu=room.on_cpu)
+    for way in ways:
+        then = agent_speed(way.asked.fleet, name, way.asked.shapes, speed, on_cpu=way.asked.on_cpu)
         if then.busy is not None and wanted(then.verdict):
-            found.append(Faster(name, change, then.busy, then.verdict))
+            found.append(Faster(name, way.text, then.busy, then.verdict))
         if len(found) == OFFERED:
             break
     return tuple(found)
 
 
-def _alone(fleet: Fleet, name: str, room: Room, speed: SpeedFacts, now: AgentSpeed) -> Seconds:
+def _alone(way: _Way, name: str, speed: SpeedFacts, now: AgentSpeed) -> Seconds:
     """A lone caller's typical request, which takes no longer than the percentile that is asked for."""
-    answering = answering_of(fleet, name, room.shapes, speed, on_cpu=room.on_cpu)
+    asked = way.asked
+    answering = answering_of(asked.fleet, name, asked.shapes, speed, on_cpu=asked.on_cpu)
     step = answering.step_s(1, now.prompt_tokens + now.new_tokens // 2)
     return Seconds.around(answering.prefill_s(1, now.prompt_tokens) + step * (now.new_tokens - 1), answering.factors)
 

@@ -151,7 +151,7 @@ def _slack(lines: list[Line], pooled: set[str]) -> Line:
     moves = sum(
         line.bytes for line in lines if line.kind == "working" or (line.kind == "cache" and line.owner not in pooled)
     )
-    source = f"{facts.SLACK_OF_WORKING:.0%} of cache and working memory; 3% to 14% seen"
+    source = f"{facts.SLACK_OF_WORKING:.0%} of cache and working memory; 2% to 17% seen"
     floor = facts.SLACK_FLOOR if moves else 0
     return Line(
         "allocator slack", "process", max(round(facts.SLACK_OF_WORKING * moves), floor), "fitted", source, "process"

@@ -19,6 +19,7 @@ CONCURRENCY_CAP = 4096
 LEAST_CONTEXT, LEAST_CONCURRENCY = 16, 1
 CONTEXTS_SHOWN = tuple(2**n for n in range(10, 21))
 LINES = 12
+FLEETS_KEPT = 256
 CALLERS_SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -97,15 +98,30 @@ def context_limit(key: str, room: Room) -> int:
 
 def largest_context(fleet: Fleet, key: str, room: Room) -> int:
     """Most tokens of context at this concurrency, up to the model's own limit; 0 when not even 16 fit."""
-    limit = context_limit(key, room)
-    return largest(LEAST_CONTEXT, limit, lambda context: room.spare(with_model(fleet, key, context=context)))
+    return largest(LEAST_CONTEXT, context_limit(key, room), _spare_at(fleet, key, room, "context"))
 
 
 def largest_concurrency(fleet: Fleet, key: str, room: Room) -> int:
     """Most callers at this context; 0 when not even one fits."""
-    return largest(
-        LEAST_CONCURRENCY, CONCURRENCY_CAP, lambda callers: room.spare(with_model(fleet, key, concurrency=callers))
-    )
+    return largest(LEAST_CONCURRENCY, CONCURRENCY_CAP, _spare_at(fleet, key, room, "concurrency"))
+
+
+def _spare_at(fleet: Fleet, key: str, room: Room, dial: str) -> Callable[[int], int]:
+    """What is left with one number of one model at a value."""
+    known = _needs(Asked(fleet, room.shapes, room.on_cpu, room.context), key, dial)
+
+    def spare(value: int) -> int:
+        if value not in known:
+            known[value] = room.need(with_model(fleet, key, **{dial: value}))
+        return room.available_bytes - known[value]
+
+    return spare
+
+
+@lru_cache(maxsize=FLEETS_KEPT)
+def _needs(asked: Asked, key: str, dial: str) -> dict[int, int]:
+    """Bytes of a fleet by the value of one number: searches on many cards look at the same ones first."""
+    return {}
 
 
 def frontier(fleet: Fleet, key: str, room: Room) -> Frontier:

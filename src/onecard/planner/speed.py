@@ -114,16 +114,27 @@ class Answering:
 
     def step_s(self, lines: int, tokens_each: int) -> float:
         """Seconds to decode one token for `lines` callers that each have `tokens_each` tokens in the cache."""
-        streamed = self._stream_s(lines, self._cache_bytes(lines, tokens_each))
+        weights_s, host_s, choosing_s = self._of_lines(lines)
+        streamed = weights_s + self._cache_bytes(lines, tokens_each) / self._bytes_a_second
         device = max(streamed, self._compute_s(lines, tokens_each))
-        return self._pass_s(device, self._host_s(lines)) + self._choosing_s(lines)
+        return self._pass_s(device, host_s) + choosing_s
+
+    def _of_lines(self, lines: int) -> tuple[float, float, float]:
+        """Seconds of a step that are the same however long its lines are: weights, the host's part, choosing tokens."""
+        if lines not in self._steps:
+            self._steps[lines] = self._stream_s(lines), self._host_s(lines), self._choosing_s(lines)
+        return self._steps[lines]
+
+    @cached_property
+    def _steps(self) -> dict[int, tuple[float, float, float]]:
+        return {}
 
     def prefill_s(self, lines: int, tokens_each: int) -> float:
         """Seconds until `lines` prompts of `tokens_each` tokens have their first token. They go through the layers in pieces."""
         pieces = self._pieces(lines, tokens_each)
         tokens = lines * tokens_each / pieces
         computed = self._compute_s(tokens, tokens_each / 2) + self._moved_s(lines, tokens)
-        device = max(self._stream_s(tokens, 0), computed)
+        device = max(self._stream_s(tokens), computed)
         return (
             pieces * (self._pass_s(device, self._host_s(lines, prefill=True)) + self.engine.piece_s)
             + self._choosing_s(lines)
@@ -148,10 +159,16 @@ class Answering:
     def _cache_bytes(self, lines: int, tokens_each: int) -> float:
         """What a step reads and writes of the cache; what lies beyond a window is not looked at. The local engine writes it anew for
         every token and repeats keys and values of groups for every head as soon as lines have padding."""
-        read = lines * self._kv.bytes_for(tokens_each, 1, self._value_bytes)
+        if tokens_each not in self._reads:  # times are asked for at few lengths and many numbers of lines
+            self._reads[tokens_each] = self._kv.bytes_for(tokens_each, 1, self._value_bytes)
+        read = lines * self._reads[tokens_each]
         if not self.engine.eager:
             return read
         return 3 * read + (self._repeated_bytes * lines * tokens_each if lines > 1 else 0)
+
+    @cached_property
+    def _reads(self) -> dict[int, int]:
+        return {}
 
     @cached_property
     def _kv(self) -> KvShape:
@@ -202,10 +219,10 @@ class Answering:
     def _adapters_in(self, lines: int) -> int:
         return min(self.adapters, lines) if lines > 1 else int(self.adapted)
 
-    def _stream_s(self, tokens: float, cache_bytes: float) -> float:
+    def _stream_s(self, tokens: float) -> float:
+        """Reading the weights that a pass over so many tokens needs."""
         factor = 1.0 if self.engine.eager else facts.VLLM_STREAM_FACTOR[self.form]
-        rate = self._bytes_a_second
-        return streamed_bytes(self.spec, self.shape, tokens) / (rate * factor) + cache_bytes / rate
+        return streamed_bytes(self.spec, self.shape, tokens) / (self._bytes_a_second * factor)
 
     @cached_property
     def _bytes_a_second(self) -> float:

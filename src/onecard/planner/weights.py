@@ -77,18 +77,22 @@ def held_bytes(
 
 def weight_lines(key: str, spec: ModelSpec, shape: ModelShape) -> list[Line]:
     """One line a component and form, as the libraries store them."""
-    asked = spec.quantization
+    return list(_weight_lines(key, spec.quantization, spec.double_quantization, shape))
+
+
+@lru_cache(maxsize=1024)
+def _weight_lines(key: str, asked: Quantization, double_quantization: bool, shape: ModelShape) -> tuple[Line, ...]:
     if asked in ("none", shape.published) and shape.published_bytes is not None:
         form = form_name(shape.published)
         source = shape.published_source or f"the published checkpoint is {form} already: its size on disk"
         tag: Tag = "exact" if shape.published_source else "measured"
-        return [Line(f"weights ({form})", key, shape.published_bytes, tag, source, "weights")]
+        return (Line(f"weights ({form})", key, shape.published_bytes, tag, source, "weights"),)
     own = as_published(asked, shape)
-    return [
+    return tuple(
         Line(f"{PARTS.get(part.component, part.component)} ({part.held})", key, part.bytes, "exact", source, "weights")
-        for part in held_parts(shape, asked, spec.double_quantization)
+        for part in held_parts(shape, asked, double_quantization)
         for source in [_source(part, shape, own)]
-    ]
+    )
 
 
 def _source(part: Part, shape: ModelShape, own: bool) -> str:

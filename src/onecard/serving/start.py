@@ -16,6 +16,7 @@ from onecard.fleet.loader import LoadedFleet
 from onecard.fleet.schema import AgentSpec, ModelSpec
 from onecard.serving.answerers import BASE, Answerer, Directory
 from onecard.serving.service import FleetName, Service
+from onecard.weights.start_times import StartClock
 
 OnProgress = Callable[[str], None]
 
@@ -29,14 +30,17 @@ def start(loaded: LoadedFleet, on_progress: OnProgress = lambda step: None) -> S
     check_servable(loaded)
     stored = find_adapters(loaded)
     engines: dict[str, Engine] = {}
+    clock = StartClock()
     try:
         for key, spec in loaded.fleet.models.items():
             on_progress(f"loading {spec.id}" + (f" in {spec.quantization}" if spec.quantization != "none" else ""))
-            engines[key] = _open(loaded, key, spec)
-        agents = [
-            _answerer(agent, spec, engines[spec.model], stored.get(agent), on_progress)
-            for agent, spec in loaded.fleet.agents.items()
-        ]
+            engines[key] = _open(loaded, key, spec, clock)
+        with clock.part("load the adapters"):
+            agents = [
+                _answerer(agent, spec, engines[spec.model], stored.get(agent), on_progress)
+                for agent, spec in loaded.fleet.agents.items()
+            ]
+        clock.done(next(iter(loaded.fleet.models.values())).id)
         return Service(FleetName(loaded.fleet.name, loaded.digest), engines, Directory(agents, _base(engines)))
     except BaseException:
         for engine in engines.values():
@@ -109,26 +113,30 @@ def _how_to_get(loaded: LoadedFleet, store: Store, agent: str, name: str) -> str
     return f"onecard train {loaded.file} --agent {agent}"
 
 
-def _open(loaded: LoadedFleet, key: str, spec: ModelSpec) -> Engine:
+def _open(loaded: LoadedFleet, key: str, spec: ModelSpec, clock: StartClock) -> Engine:
     """The engine of one model. The imports stand here: they bring torch."""
     from onecard.weights.inventory import fingerprint, resolve
 
     folder = resolve(spec.id, loaded.folder)
     try:
-        from onecard.engines.local.engine import LocalEngine
+        with clock.part("import torch, transformers, peft"):
+            from onecard.engines.local.engine import LocalEngine
     except ImportError as error:
         raise MissingPart(
             f"{error.name} is not installed", where="engine: local", next_step="pip install 'onecard[local]'"
         ) from error
-    return LocalEngine.open(
-        folder,
-        model_id=spec.id,
-        fingerprint=fingerprint(folder),
-        quantization=cast(Literal["none", "int8", "nf4"], spec.quantization),  # checked by check_servable
-        double_quantization=spec.double_quantization,
-        context=spec.context,
-        concurrency=spec.concurrency,
-    )
+    with clock.part("hash the weights"):
+        digest = fingerprint(folder)
+    with clock.part("open the model"):
+        return LocalEngine.open(
+            folder,
+            model_id=spec.id,
+            fingerprint=digest,
+            quantization=cast(Literal["none", "int8", "nf4"], spec.quantization),  # checked by check_servable
+            double_quantization=spec.double_quantization,
+            context=spec.context,
+            concurrency=spec.concurrency,
+        )
 
 
 def _answerer(

@@ -19,14 +19,15 @@ from onecard.engines.local.loading import LoadedBase, grow_vocabulary, quiet
 from onecard.engines.local.tokens import load_tokenizer
 from onecard.errors import InputError, nearest
 from onecard.fleet.recipe import LoraSection
-from onecard.training.added_tokens import trained_rows
+from onecard.training.added_tokens import trained_rows, whole_layers
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken]) -> Any:
+def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken], *, whole: bool = False) -> Any:
     """The base wrapped in a fresh adapter. Adapter weights are fp32: steps of 1e-4 would be lost in bf16. Draws from torch's generator.
 
+    `whole` trains all of the embedding and the head instead of the added tokens' rows.
     InputError for a target that the base does not have, with the nearest that it has.
     """
     targets = _targets(base, None if isinstance(lora.targets, str) else lora.targets)
@@ -35,13 +36,12 @@ def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken]) -> 
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
-        trainable_token_indices=trained_rows(base.model, added),
+        trainable_token_indices=None if whole else trained_rows(base.model, added),
+        modules_to_save=whole_layers(base.model) if whole and added else None,
         task_type="CAUSAL_LM",
     )
     with quiet():
         model = get_peft_model(base.model, config)
-    for wrapper in token_wrappers(model).values():
-        wrapper.bias = None  # TRL's fused head asks for it; `extend_model` refused heads that have one
     make_fp32(model)
     return model
 

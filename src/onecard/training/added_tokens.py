@@ -41,6 +41,18 @@ def trained_rows(model: Any, added: Sequence[AddedToken]) -> dict[str, list[int]
     return {_last_name(model, layer): list(rows) for layer in layers}
 
 
+def whole_layers(model: Any) -> list[str]:
+    """PEFT's modules_to_save for training all rows: the embedding and the head. InputError for a tied head, which would not follow."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head.weight is embedding.weight:
+        raise InputError(
+            "token_training: whole would train the embedding and leave this base's tied head as it was",
+            where="recipe: token_training",
+            allowed="rows",
+        )
+    return [_last_name(model, embedding), _last_name(model, head)]
+
+
 def _last_name(model: Any, layer: Any) -> str:
     name: str = next(name for name, module in model.named_modules() if module is layer)
     return name.rpartition(".")[2]

@@ -1,71 +1,188 @@
-"""Which rows share a batch: every optimizer step sees a random draw of all rows, and within a step rows of similar length go together.
+"""Which rows make a step, and how they are laid into forward passes: pure, and the same for the same seed.
 
-Sorting further than one step saves more padding and ruins the training: with terse and verbose answers in one set, every batch would
-hold one style alone, and each step would teach that style for every prompt (seen: 10 of 48 verbose answers were long, instead of 48).
+Every optimizer step sees a random draw of all rows. Packing lays its rows end to end, so it changes the speed of a step and not its
+sums: a step of 16 rows is those 16 rows, however many forward passes they take. Where an architecture cannot keep packed rows apart,
+rows of similar length of one step are padded instead. Sorting further than one step would save more padding and ruin the training:
+with terse and verbose answers in one set, every step would teach one style (seen: 10 of 48 verbose answers were long, instead of 48).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from math import ceil
 
 import torch
 
-from onecard.training.chat import IGNORED
+from onecard.fleet.recipe import BatchSection
+from onecard.training.chat import EncodedPair, EncodedRow
+
+Unit = EncodedRow | EncodedPair  # what a step draws: a row, or a pair of answers that belong together
 
 # A CPU's matrix library keeps compiled kernels and their scratch memory for every shape it meets: without rounding, 40 steps of rows
 # between 20 and 160 tokens grew the process from 1.0 to 1.8 GiB, with it they stay below 1.0. Cards like multiples of 16 as well.
 PAD_TO = 16
 
 
-def order_within_steps(lengths: Sequence[int], rows: int, accumulate: int, seed: int) -> list[int]:
-    """Every index once, in random order; within each optimizer step of `rows` x `accumulate` sorted by length.
+def texts_of(unit: Unit) -> tuple[EncodedRow, ...]:
+    """The texts a unit is read as: a row is one, a pair two."""
+    return unit.sides if isinstance(unit, EncodedPair) else (unit,)
 
-    A step's batches are shuffled, so that the longest does not always come last. What is left over at the end comes as it is drawn.
+
+def tokens_of(unit: Unit) -> int:
+    return sum(len(text.ids) for text in texts_of(unit))
+
+
+def kept_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """(trained, validated): indices of rows, `round(count * share)` of them drawn for validation; at least one is trained."""
+    out = min(round(count * share), count - 1)
+    chosen = set(random.Random(f"validation-{seed}").sample(range(count), out))
+    return [index for index in range(count) if index not in chosen], sorted(chosen)
+
+
+def total_steps(rows: int, batch: BatchSection, epochs: float, max_steps: int | None) -> int:
+    """Optimizer steps of a run over so many trained rows."""
+    return max_steps or ceil(epochs * ceil(rows / batch.step_rows))
+
+
+def steps(count: int, batch: BatchSection, seed: int, total: int) -> Iterator[list[int]]:
+    """The rows of each of `total` steps: every epoch all rows once in a new order, the last step of an epoch with what is left."""
+    epoch, done = 0, 0
+    while done < total:
+        indices = list(range(count))
+        random.Random(seed * 1_000_003 + epoch).shuffle(indices)
+        for start in range(0, count, batch.step_rows):
+            if done == total:
+                return
+            yield indices[start : start + batch.step_rows]
+            done += 1
+        epoch += 1
+
+
+def packed(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Places of a step's units in forward passes of at most `most` tokens (a longer unit is alone), as few as first fit finds and then
+    as even as it can be: an even pass is the smallest peak.
+
+    First fit, longest first, needs at most 11/9 of the fewest passes possible (Johnson 1973).
     """
-    chance = random.Random(seed)
-    indices = list(range(len(lengths)))
-    chance.shuffle(indices)
-    ordered: list[int] = []
-    for start in range(0, len(indices), rows * accumulate):
-        step = sorted(indices[start : start + rows * accumulate], key=lambda index: lengths[index])
-        batches = [step[first : first + rows] for first in range(0, len(step), rows)]
-        last = [batches.pop()] if len(batches[-1]) < rows else []  # a short batch anywhere else would shift the cuts
-        chance.shuffle(batches)
-        ordered += [index for batch in batches + last for index in batch]
-    return ordered
+    few = _first_fit(lengths, most)
+    even = _evenly(lengths, len(few))
+    return even if max((_sum(lengths, held) for held in even), default=0) <= max(most, max(lengths, default=0)) else few
 
 
-class LengthOrder(torch.utils.data.Sampler):  # type: ignore[misc]
-    """The order of one epoch after another; the trainer sets the epoch."""
-
-    def __init__(self, lengths: Sequence[int], rows: int, accumulate: int, seed: int) -> None:
-        self.lengths, self.rows, self.accumulate, self.seed, self.epoch = lengths, rows, accumulate, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(order_within_steps(self.lengths, self.rows, self.accumulate, self.seed * 1_000_003 + self.epoch))
+def _first_fit(lengths: Sequence[int], most: int) -> list[list[int]]:
+    bins: list[tuple[int, list[int]]] = []
+    for place in _longest_first(lengths):
+        for number, (used, held) in enumerate(bins):
+            if used + lengths[place] <= most:
+                bins[number] = (used + lengths[place], [*held, place])
+                break
+        else:
+            bins.append((lengths[place], [place]))
+    return [sorted(held) for _, held in bins]
 
 
-def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> dict[str, Any]:
-    """Rows of `input_ids` and `labels` as tensors [rows, length], padded on the right; padding is neither seen nor learned.
+def _evenly(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Each next longest into the emptiest pass."""
+    bins: list[list[int]] = [[] for _ in range(count)]
+    used = [0] * count
+    for place in _longest_first(lengths):
+        emptiest = used.index(min(used))
+        bins[emptiest].append(place)
+        used[emptiest] += lengths[place]
+    return [sorted(held) for held in bins]
 
-    The length is the longest row's, rounded up to a multiple of `PAD_TO`.
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+
+
+def _sum(lengths: Sequence[int], held: Sequence[int]) -> int:
+    return sum(lengths[place] for place in held)
+
+
+def padded(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Places of a step's units in forward passes of `rows` each, similar lengths together."""
+    ordered = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
+    return [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward pass. `ids` and `positions` are [1, tokens] when packed, [texts, longest] when padded.
+
+    `lengths` are those of the texts laid end to end, padding included as a text of its own; None when padded. `places` index the
+    flattened positions [texts * length] whose logits are learned from, `targets` the tokens to be said there, `text_of` the text (0..)
+    each belongs to. `texts` counts them, `tokens` those of rows, padding left out.
     """
-    longest = -(-max(len(row["input_ids"]) for row in rows) // PAD_TO) * PAD_TO
 
-    def padded(key: str, filler: int) -> torch.Tensor:
-        return torch.tensor([list(row[key]) + [filler] * (longest - len(row[key])) for row in rows], dtype=torch.long)
+    ids: torch.Tensor
+    positions: torch.Tensor
+    lengths: tuple[int, ...] | None
+    mask: torch.Tensor | None
+    places: torch.Tensor
+    targets: torch.Tensor
+    text_of: torch.Tensor
+    texts: int
+    tokens: int
 
-    mask = [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows]
-    return {
-        "input_ids": padded("input_ids", pad_id),
-        "labels": padded("labels", IGNORED),
-        "attention_mask": torch.tensor(mask, dtype=torch.long),
-    }
+
+def lay_packed(texts: Sequence[EncodedRow], pad_id: int, device: torch.device) -> Pass:
+    """Texts end to end in one row, each counting its positions from 0; filled up to a multiple of `PAD_TO`."""
+    ids: list[int] = []
+    positions: list[int] = []
+    lengths: list[int] = []
+    places: list[tuple[int, int, int]] = []
+    for number, text in enumerate(texts):
+        places += [(len(ids) + place - 1, text.ids[place], number) for place in _learned(text)]
+        ids += text.ids
+        positions += range(len(text.ids))
+        lengths.append(len(text.ids))
+    tokens = len(ids)
+    if filler := -tokens % PAD_TO:
+        ids += [pad_id] * filler
+        positions += range(filler)
+        lengths.append(filler)
+    return Pass(
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        tuple(lengths),
+        None,
+        *_columns(places, device),
+        len(texts),
+        tokens,
+    )
+
+
+def lay_padded(texts: Sequence[EncodedRow], pad_id: int, device: torch.device) -> Pass:
+    """Texts one below the other, padded on the right to the longest, rounded up to a multiple of `PAD_TO`; padding is not seen."""
+    longest = -(-max(len(text.ids) for text in texts) // PAD_TO) * PAD_TO
+    places = [
+        (number * longest + place - 1, text.ids[place], number)
+        for number, text in enumerate(texts)
+        for place in _learned(text)
+    ]
+    ids = [[*text.ids, *[pad_id] * (longest - len(text.ids))] for text in texts]
+    mask = [[1] * len(text.ids) + [0] * (longest - len(text.ids)) for text in texts]
+    return Pass(
+        torch.tensor(ids, device=device),
+        torch.arange(longest, device=device).expand(len(texts), -1),
+        None,
+        torch.tensor(mask, device=device),
+        *_columns(places, device),
+        len(texts),
+        sum(len(text.ids) for text in texts),
+    )
+
+
+def _learned(text: EncodedRow) -> list[int]:
+    """Places of learned tokens; the first token of a text has nothing before it to be said from."""
+    return [place for place, trained in enumerate(text.trained) if trained and place]
+
+
+def _columns(
+    places: Sequence[tuple[int, int, int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    table = torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 3)
+    return table[:, 0].contiguous(), table[:, 1].contiguous(), table[:, 2].contiguous()

@@ -1,4 +1,4 @@
-"""The token ledger: what every row will teach, counted before anything is trained, and the faults that stop a run.
+"""The token ledger: what every row will teach, counted before anything is trained, the faults that stop a run and the warnings that do not.
 
 Nothing is ever cut or dropped: a row that is too long is a fault, and so is a token that nobody learns.
 """
@@ -6,23 +6,39 @@ Nothing is ever cut or dropped: a row that is too long is a fault, and so is a t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from statistics import mean
 
 from onecard.errors import DataError, OnecardError
-from onecard.training.chat import ChatFormat, EncodedRow
+from onecard.fleet.recipe import DataChecksSection
+from onecard.training.batched_tokenizer import BatchedTokenizer
+from onecard.training.chat import ChatFormat, EncodedPair, EncodedRow, TurnsDiffer
+from onecard.training.remarks import Remark
+from onecard.training.repeats import HeldOut, Repeats, find_repeats
+from onecard.training.row_checks import ends_trained, row_faults
 from onecard.training.rows import Row
+from onecard.training.template_checks import template_remarks
+from onecard.training.token_checks import split_tokens, unused_tokens
+
+BATCH_ROWS = 512  # rows handed to the tokenizer in one call
+Encoded = EncodedRow | EncodedPair
+OnCount = Callable[[int, int], None]  # rows counted, rows in all
 
 
 @dataclass(frozen=True)
 class RowTokens:
-    """One line of the ledger. `trained` counts completion and end of turn."""
+    """One line of the ledger. `prompt` counts what is read and not learned, `trained` answers and their ends of turn.
+
+    A preference row counts both of its sequences; `longest` is the longer one.
+    """
 
     where: str
     preset: str | None
     prompt: int
     trained: int
+    longest: int
     end_of_turn_trained: bool
     too_long: bool
 
@@ -33,12 +49,17 @@ class RowTokens:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rows, their encoded form, and every fault found."""
+    """All rows, their encoded form in the same order, every fault and every warning found.
+
+    A conversation whose answers must be learned one by one has a line, and an encoded form, for each.
+    """
 
     rows: tuple[RowTokens, ...]
-    encoded: tuple[EncodedRow, ...]
+    encoded: tuple[Encoded, ...]
     faults: tuple[DataError, ...]
     max_length: int
+    warnings: tuple[Remark, ...] = ()
+    repeats: Repeats = field(default=Repeats(0, (), (), ()))
 
     def demand_clean(self) -> None:
         """Raises the first fault, with how many more there are."""
@@ -48,8 +69,9 @@ class Ledger:
             raise DataError(first.problem + more, where=first.where, allowed=first.allowed, next_step=first.next_step)
 
     def only(self, preset: str | None) -> Ledger:
-        """The rows of one preset, without faults: for a table."""
-        return replace(self, rows=tuple(row for row in self.rows if row.preset == preset), encoded=(), faults=())
+        """The rows of one preset, without faults and warnings: for a table."""
+        kept = tuple(row for row in self.rows if row.preset == preset)
+        return replace(self, rows=kept, encoded=(), faults=(), warnings=())
 
     @property
     def prompt_tokens(self) -> int:
@@ -59,9 +81,20 @@ class Ledger:
     def trained_tokens(self) -> int:
         return sum(row.trained for row in self.rows)
 
+    def histogram(self, bins: int = 12) -> list[tuple[int, int, int]]:
+        """(shortest, longest, rows) of bins of equal width, tokens, over the rows' longest sequences."""
+        lengths = [row.longest for row in self.rows]
+        if not lengths:
+            return []
+        low, high = min(lengths), max(lengths)
+        width = max(1, -(-(high - low + 1) // bins))
+        counts = Counter((length - low) // width for length in lengths)
+        last = (high - low) // width
+        return [(low + n * width, min(low + (n + 1) * width - 1, high), counts[n]) for n in range(last + 1)]
+
     def summary(self) -> dict[str, object]:
         """Plain data for tables and `--json`; lengths in tokens."""
-        lengths = sorted(row.total for row in self.rows)
+        lengths = sorted(row.longest for row in self.rows)
         return {
             "rows": len(self.rows),
             "prompt_tokens": self.prompt_tokens,
@@ -71,77 +104,130 @@ class Ledger:
             "max_length": self.max_length,
             "too_long": sum(row.too_long for row in self.rows),
             "end_of_turn_trained": sum(row.end_of_turn_trained for row in self.rows),
+            "duplicates": len(self.repeats.duplicates),
+            "conflicting_prompts": len(self.repeats.conflicts),
+            "leaks": len(self.repeats.leaks),
             "presets": dict(sorted(Counter(row.preset or "(none)" for row in self.rows).items())),
             "faults": len(self.faults),
+            "warnings": len(self.warnings),
         }
 
 
-def build_ledger(rows: Sequence[Row], chat: ChatFormat, max_length: int, added_tokens: Sequence[str] = ()) -> Ledger:
-    """Encodes and counts every row. `max_length` in tokens; `added_tokens` must be in the tokenizer and each used by a row."""
-    encoded: list[EncodedRow] = []
-    lines: list[RowTokens] = []
-    faults: list[DataError] = list(_preset_faults(chat))
-    for row in rows:
+def build_ledger(
+    rows: Sequence[Row],
+    chat: ChatFormat,
+    max_length: int,
+    added_tokens: Sequence[str] = (),
+    *,
+    limits: DataChecksSection | None = None,
+    held_out: HeldOut | None = None,
+    on_count: OnCount | None = None,
+) -> Ledger:
+    """Encodes, counts and checks every row. `max_length` in tokens; `added_tokens` must be in the tokenizer and each used by a row."""
+    limits = limits or DataChecksSection()
+    found = _Found(chat, max_length)
+    if on_count:
+        on_count(0, len(rows))
+    for batch in _batches(rows):
+        found.take(batch)
+        if on_count:
+            on_count(found.seen, len(rows))
+    repeats = find_repeats(rows, held_out)
+    sequences = [side for one in found.encoded for side in _sides(one)]
+    unused = unused_tokens(added_tokens, sequences, chat)
+    faults = (*split_tokens(chat), *found.faults, *repeats.faults(limits), *unused)
+    warnings = (*template_remarks(chat), *found.remarks(), *repeats.remarks(limits))
+    return Ledger(tuple(found.lines), tuple(found.encoded), faults, max_length, warnings, repeats)
+
+
+class _Found:
+    """What is gathered row by row."""
+
+    def __init__(self, chat: ChatFormat, max_length: int) -> None:
+        self.chat, self.max_length, self.seen = chat, max_length, 0
+        self.lines: list[RowTokens] = []
+        self.encoded: list[Encoded] = []
+        self.faults: list[DataError] = []
+        self.one_by_one: list[str] = []
+        self.rewritten: list[str] = []
+
+    def take(self, batch: Sequence[Row]) -> None:
+        chat = replace(self.chat, tokenizer=BatchedTokenizer(self.chat.tokenizer))
+        chat.tokenizer.read_ahead(text for row in batch for text in _texts(chat, row))
+        for row in batch:
+            try:
+                self._add(row, chat)
+            except OnecardError as error:
+                self.faults.append(
+                    DataError(error.problem, where=row.where, allowed=error.allowed, next_step=error.next_step)
+                )
+        self.seen += len(batch)
+
+    def _add(self, row: Row, chat: ChatFormat) -> None:
+        for one in self._encoded(row, chat):
+            sides = _sides(one)
+            faults = {fault.problem: fault for side in sides for fault in row_faults(side, chat, self.max_length)}
+            self.faults += faults.values()
+            self.encoded.append(one)
+            self.lines.append(_count(row, sides, chat.stop_ids, self.max_length))
+        if chat.chat_template and not chat.writes_answers(row):
+            self.rewritten.append(row.where)
+
+    def _encoded(self, row: Row, chat: ChatFormat) -> list[Encoded]:
+        if row.kind == "preference":
+            return [chat.encode_pair(row)]
         try:
-            one = chat.encode(row)
-        except OnecardError as error:
-            faults.append(DataError(error.problem, where=row.where, allowed=error.allowed, next_step=error.next_step))
-            continue
-        line = _count(one, chat.stop_ids, max_length)
-        if line.too_long:
-            faults.append(_too_long(line, max_length))
-        encoded.append(one)
-        lines.append(line)
-    if encoded:
-        faults += _unused(added_tokens, encoded, chat)
-    return Ledger(tuple(lines), tuple(encoded), tuple(faults), max_length)
+            return [chat.encode(row)]
+        except TurnsDiffer:
+            alone: list[Encoded] = [chat.encode(one) for one in row.one_answer_each()]
+            self.one_by_one.append(row.where)
+            return alone
+
+    def remarks(self) -> Iterator[Remark]:
+        if self.one_by_one:
+            yield Remark(
+                self.one_by_one[0],
+                f"{_many(self.one_by_one, 'conversation is', 'conversations are')} learned one answer at a time: serving writes "
+                "earlier turns differently once there are more",
+            )
+        if self.rewritten:
+            yield Remark(
+                self.rewritten[0],
+                f"the chat template does not write the answers of {_many(self.rewritten, 'row', 'rows')} as they stand",
+                "look at the decoded rows: what is learned is what the template writes",
+            )
 
 
-def _count(one: EncodedRow, stop_ids: tuple[int, ...], max_length: int) -> RowTokens:
+def _many(found: Sequence[object], one: str, more: str) -> str:
+    return f"{len(found):,} {one if len(found) == 1 else more}"
+
+
+def _sides(one: Encoded) -> tuple[EncodedRow, ...]:
+    return one.sides if isinstance(one, EncodedPair) else (one,)
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    waiting = iter(rows)
+    while batch := list(islice(waiting, BATCH_ROWS)):
+        yield batch
+
+
+def _texts(chat: ChatFormat, row: Row) -> list[tuple[str, bool]]:
+    try:
+        return chat.texts(row)
+    except OnecardError:
+        return []  # told when the row is encoded
+
+
+def _count(row: Row, sides: Sequence[EncodedRow], stop_ids: tuple[int, ...], max_length: int) -> RowTokens:
+    trained, total = sum(side.trained_tokens for side in sides), sum(len(side.ids) for side in sides)
+    longest = max(len(side.ids) for side in sides)
     return RowTokens(
-        where=one.row.where,
-        preset=one.row.preset,
-        prompt=one.prompt_tokens,
-        trained=one.trained_tokens,
-        end_of_turn_trained=one.labels[-1] in stop_ids,
-        too_long=len(one.ids) > max_length,
+        where=row.where,
+        preset=row.preset,
+        prompt=total - trained,
+        trained=trained,
+        longest=longest,
+        end_of_turn_trained=all(ends_trained(side, stop_ids) for side in sides),
+        too_long=longest > max_length,
     )
-
-
-def _too_long(line: RowTokens, max_length: int) -> DataError:
-    return DataError(
-        f"the row has {line.total} tokens",
-        where=line.where,
-        allowed=f"at most {max_length} (max_length of the recipe); rows are never cut",
-        next_step="shorten the row or raise max_length",
-    )
-
-
-def _unused(added_tokens: Sequence[str], encoded: Sequence[EncodedRow], chat: ChatFormat) -> list[DataError]:
-    """An added token that stands in no row keeps its untrained row of the embedding and would answer with noise."""
-    seen = {token for one in encoded for token in one.ids}
-    unused = [token for token in added_tokens if chat.tokenizer.convert_tokens_to_ids(token) not in seen]
-    return [
-        DataError(
-            f"no row uses the added token {token}",
-            where=encoded[0].row.where.rpartition(":")[0],
-            allowed="every added token stands in at least one row, by its preset or written out",
-            next_step="give rows the preset of this token, or take it out of the recipe",
-        )
-        for token in unused
-    ]
-
-
-def _preset_faults(chat: ChatFormat) -> list[DataError]:
-    """A preset's token that the tokenizer does not know whole would fall into pieces, and nobody would notice."""
-    known = chat.tokenizer.get_vocab()
-    return [
-        DataError(
-            f"the token {preset.token} is not in the vocabulary",
-            where=f"presets.{name}.token",
-            allowed="a token of the base, or one of the recipe's added_tokens",
-            next_step=f"add {preset.token} to added_tokens of the recipe",
-        )
-        for name, preset in sorted(chat.presets.items())
-        if preset.token and preset.token not in known
-    ]

@@ -1,44 +1,57 @@
-"""The run itself: TRL's SFTTrainer on rows that are already token ids, with its silent habits fenced off.
+"""The run itself: every step the rows it was promised, laid into as few forward passes as memory allows.
 
-TRL would cut rows at max_length, drop masked ones, round the adapter to bf16 and write a model card; it gets finished ids and labels,
-our batches, fp32 adapter weights, and nothing to write but checkpoints. docs/decisions/004-training.md tells what was tried.
+Before the first step the heaviest pass is really computed, with optimizer and checkpoint, and taken back. When memory runs out anyway,
+passes get smaller and the step is computed again. docs/decisions/013-training-loop.md tells what was tried.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import tempfile
+import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
 from onecard.adapters.manifest import CurvePoint
 from onecard.engines.local.loading import DTYPES, quiet
-from onecard.errors import DiskFull, DoesNotFit, NothingLearned
+from onecard.errors import DoesNotFit, NothingLearned
 from onecard.fleet.recipe import Recipe
-from onecard.training.adapter import make_fp32
-from onecard.training.batches import LengthOrder, collate
-from onecard.training.chat import IGNORED, EncodedRow
+from onecard.training import batches, checkpoints, losses
+from onecard.training.batches import Pass, Unit, texts_of, tokens_of
+from onecard.training.fused_layers import FusedLayers
+from onecard.training.fused_lora import Fused
+from onecard.training.memory import ran_out, used_bytes
+from onecard.training.metrics import Metrics
+from onecard.training.optimizers import make_optimizer, make_schedule, restore_state, state_of
 from onecard.training.order import OnProgress, Progress
-from onecard.training.preparation import planned_steps
+from onecard.training.packed_attention import keeps_apart, packing
+from onecard.training.recomputation import Recomputation
+
+SMALLEST_PASS = 64  # tokens; below it a pass is launches and nothing else
 
 
 @dataclass(frozen=True)
 class LoopResult:
-    """The curve, one point a step; the seconds of the loop alone; the tokens of the rows seen, prompts included, padding not."""
+    """The curve, one point a step; the seconds of the loop alone; the tokens of the rows seen, prompts included, padding not.
+
+    `notes` say what the run changed to go on. `rehearsed_bytes` is the peak of the rehearsed step, `validation` (step, loss) pairs.
+    """
 
     curve: tuple[CurvePoint, ...]
     seconds: float
     tokens: int
+    packed: bool = False
+    forward_tokens: int = 0
+    recomputed_layers: int = 0
+    rehearsed_bytes: int | None = None
+    validation: tuple[tuple[int, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens_s(self) -> float:
@@ -48,174 +61,384 @@ class LoopResult:
 def run(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[EncodedRow],
+    rows: Sequence[Unit],
     recipe: Recipe,
     run_folder: Path | None,
     progress: OnProgress,
+    *,
+    identity: Mapping[str, str] | None = None,
+    resume: bool = False,
+    tensorboard: Path | None = None,
 ) -> LoopResult:
-    """Trains the adapter in `model`, in place. Checkpoints go to `run_folder`, if there is one and the run is long.
+    """Trains the adapter in `model`, in place. Checkpoints and metrics go to `run_folder`, if there is one.
 
-    NothingLearned at the first loss that is not finite, DoesNotFit when memory runs out. Whatever `progress` raises ends the run.
+    `identity` is what must be the same for a run to go on; `resume` goes on from the newest checkpoint, or starts where there is none.
+    NothingLearned at the first loss that is not finite, DoesNotFit when memory runs out however small the passes, InputError for a
+    checkpoint of another run. Whatever `progress` raises ends the run.
     """
-    curve = Curve(progress)
-    # The trainer would also write one after the last step of a run that is shorter than a checkpoint's distance.
-    checkpoints = run_folder is not None and planned_steps(len(rows), recipe) > recipe.checkpoints.every_steps
-    examples = datasets.Dataset.from_list([{"input_ids": row.ids, "labels": row.labels} for row in rows])
-    with quiet(), tempfile.TemporaryDirectory(prefix="onecard-run-") as scratch:
-        trainer = AdapterTrainer(
-            model=model,
-            args=arguments(recipe, model.device.type, run_folder or Path(scratch), checkpoints=checkpoints),
-            train_dataset=examples,
-            data_collator=functools.partial(collate, pad_id=tokenizer.pad_token_id or 0),
-            processing_class=tokenizer,
-            callbacks=[curve],
+    dtype = DTYPES[recipe.compute_dtype]
+    with quiet(), ExitStack() as stack:
+        reader = losses.reader_of(model, dtype)
+        whole = recipe.batch.packing and keeps_apart(reader.model, reader.model.get_input_embeddings().weight.shape[0])
+        fused = stack.enter_context(Fused(model, dtype))
+        if model.device.type == "cuda":
+            stack.enter_context(FusedLayers(reader.model))
+        if fused.whole and recipe.token_training == "rows":
+            reader = losses.without_autocast(reader)  # nothing is left that would mix precisions
+        if whole:
+            stack.enter_context(packing(reader.model))
+        recomputation = stack.enter_context(Recomputation(reader.model, recipe.gradient_checkpointing))
+        learner = _Learner(model, reader, tokenizer.pad_token_id or 0, list(rows), recipe, recomputation, fused, whole)
+        model.train()
+        learner.rehearse(run_folder)
+        return learner.learn(run_folder, progress, dict(identity or {}), resume, tensorboard)
+
+
+@dataclass
+class _Learner:
+    """One run under way."""
+
+    model: Any
+    reader: losses.Reader
+    pad_id: int
+    rows: list[Unit]
+    recipe: Recipe
+    recomputation: Recomputation
+    fused: Fused
+    packed: bool
+    notes: list[str] = field(default_factory=list)
+    rehearsed_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        self.device: torch.device = self.model.device
+        self.named = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        self.forward_tokens = recipe.batch.forward_tokens
+        self.pass_rows = recipe.batch.rows
+        trained, validated = batches.kept_out(len(self.rows), recipe.validation.share, recipe.seed)
+        self.trained, self.validated = trained, validated
+        self.total = batches.total_steps(len(trained), recipe.batch, recipe.epochs, recipe.max_steps)
+        self.references: dict[int, torch.Tensor] = {}
+        self._begin()
+        if not packed_as_asked(recipe, self.packed):
+            self.notes.append("rows are padded: this architecture does not keep packed rows apart")
+
+    def _begin(self) -> None:
+        """Optimizer, schedule and scaler as at the first step."""
+        self.optimizer = make_optimizer(list(self.named.values()), self.recipe.optimizer)
+        self.schedule = make_schedule(self.optimizer, self.recipe.optimizer, self.total)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.recipe.compute_dtype == "fp16")
+        self.scaler.scale(torch.ones((), device=self.device))  # makes its factor exist
+
+    # -- before the run ---------------------------------------------------------------------------------------------------------
+
+    def rehearse(self, run_folder: Path | None) -> None:
+        """One real step on the heaviest pass there can be, with its checkpoint; then everything is as it was."""
+        before = {name: weight.detach().cpu().clone() for name, weight in self.named.items()}
+        random = checkpoints.random_state(self.device)
+        heaviest = self._heaviest()
+
+        def peak() -> int:
+            used_bytes(self.device, reset=True)
+            self._step(heaviest)
+            return used_bytes(self.device)
+
+        self._in_memory(lambda: self.recomputation.settle(peak, self.device))
+        self.rehearsed_bytes = self._in_memory(peak)
+        if run_folder is not None:
+            trial = run_folder / "rehearsal"
+            checkpoints.write(trial, self._checkpoint(0, _Told()), {}, keep=1)
+            shutil.rmtree(trial, ignore_errors=True)
+        with torch.no_grad():
+            for name, weight in self.named.items():
+                weight.copy_(before[name])
+        self._begin()
+        checkpoints.restore_random(random, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _heaviest(self) -> list[int]:
+        """Rows that fill one pass, the longest first; a step never has more in one."""
+        ordered = sorted(self.trained, key=lambda index: -tokens_of(self.rows[index]))
+        if not self.packed:
+            return ordered[: self.pass_rows]
+        chosen, used = ordered[:1], tokens_of(self.rows[ordered[0]])
+        for index in ordered[1 : self.recipe.batch.step_rows]:
+            if used + tokens_of(self.rows[index]) <= self.forward_tokens:
+                chosen.append(index)
+                used += tokens_of(self.rows[index])
+        return chosen
+
+    # -- the run ----------------------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        run_folder: Path | None,
+        progress: OnProgress,
+        identity: dict[str, str],
+        resume: bool,
+        tensorboard: Path | None,
+    ) -> LoopResult:
+        told = self._resumed(run_folder, identity) if resume and run_folder is not None else _Told()
+        metrics = Metrics(run_folder, tensorboard, told.step)
+        began, written = time.perf_counter() - told.seconds, time.perf_counter()
+        try:
+            order = batches.steps(len(self.trained), self.recipe.batch, self.recipe.seed, self.total)
+            for step, places in enumerate(order, start=1):
+                if step <= told.step:
+                    continue
+                start, rate = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
+                indices = [self.trained[place] for place in places]
+                loss, norm, preferred = self._in_memory(functools.partial(self._step, indices))
+                if not math.isfinite(loss):
+                    raise NothingLearned(
+                        f"the loss is {loss} at step {step}",
+                        next_step="lower the learning rate, or use compute_dtype: fp32",
+                    )
+                self._demand_all_move(step, norm)
+                tokens, now = sum(tokens_of(self.rows[index]) for index in indices), time.perf_counter()
+                point = CurvePoint(step=step, loss=loss, learning_rate=rate, tokens_s=round(tokens / (now - start), 1))
+                told.add(point, tokens, now - began)
+                validated = self._validated(step, told)
+                memory = used_bytes(self.device)
+                metrics.write(
+                    step,
+                    loss=loss,
+                    learning_rate=rate,
+                    gradient_norm=norm,
+                    tokens_s=point.tokens_s,
+                    memory_bytes=memory,
+                    validation_loss=validated,
+                    preferred=preferred,
+                    seconds=round(told.seconds, 3),
+                )
+                if run_folder is not None and self._due(step, written):
+                    checkpoints.write(run_folder, self._checkpoint(step, told), identity, self.recipe.checkpoints.keep)
+                    written = time.perf_counter()
+                progress(
+                    Progress(
+                        stage="training",
+                        message=f"step {step} of {self.total}",
+                        step=step,
+                        steps=self.total,
+                        loss=loss,
+                        tokens_s=told.recent_tokens_s,
+                        seconds_left=told.mean_step_s * (self.total - step),
+                        memory_bytes=memory,
+                    )
+                )
+        finally:
+            metrics.close()
+        return LoopResult(
+            curve=tuple(told.curve),
+            seconds=told.seconds,
+            tokens=told.tokens,
+            packed=self.packed,
+            forward_tokens=self.forward_tokens if self.packed else 0,
+            recomputed_layers=self.recomputation.layers,
+            rehearsed_bytes=self.rehearsed_bytes,
+            validation=tuple(told.validation),
+            notes=tuple(self.notes),
         )
-        trainer.curve, trainer.compute_dtype = curve, DTYPES[recipe.compute_dtype]
-        trainer.remove_callback(PrinterCallback)
-        make_fp32(model)
-        model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)  # of checkpoints
-        start = time.perf_counter()
-        with machine_errors(recipe, run_folder):
-            trainer.train()
-        return LoopResult(tuple(curve.points), time.perf_counter() - start, curve.tokens)
 
+    def _due(self, step: int, written: float) -> bool:
+        """A checkpoint is due after its steps or minutes, but not when the run is over."""
+        section = self.recipe.checkpoints
+        late = time.perf_counter() - written >= 60 * section.every_minutes
+        return step < self.total and (step % section.every_steps == 0 or late)
 
-@contextmanager
-def machine_errors(recipe: Recipe, run_folder: Path | None) -> Iterator[None]:
-    """Turns what torch says about full memory and full disks into our errors."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _too_large(recipe) from error
-    except RuntimeError as error:  # torch has no classes of its own for these two
-        if "can't allocate memory" in str(error):
-            raise _too_large(recipe) from error
-        if "PytorchStreamWriter failed" in str(error):
-            raise DiskFull("no room for a checkpoint", where=str(run_folder), next_step="free some space") from error
-        raise
+    def _step(self, indices: Sequence[int]) -> tuple[float, float, float | None]:
+        """One optimizer step over the rows: its loss, the norm of its gradient before clipping, and how many pairs are preferred."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fused.refresh()
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        lost, preferred = torch.zeros((), device=self.device), None
+        if self.recipe.method == "dpo":
+            lost, preferred = self._pairs(indices, scale)
+        else:
+            passes = [laid for laid, _ in self._passes(indices)]
+            learned = sum(len(laid.targets) for laid in passes)
+            for laid in passes:
+                weights = torch.full((laid.texts,), 1 / learned, device=self.device)
+                lost += losses.learn(self.reader, laid, weights, scale)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.named.values(), self.recipe.optimizer.max_grad_norm))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        return float(lost), norm, preferred
 
+    def _pairs(self, indices: Sequence[int], scale: float) -> tuple[torch.Tensor, float]:
+        """The loss, and the share of pairs whose chosen answer is preferred."""
+        found = torch.zeros(2, device=self.device)
+        for laid, held in self._passes(indices):
+            reference = torch.cat([self._reference(index) for index in held])
+            found += losses.prefer(self.reader, laid, reference, self.recipe.dpo.beta, 1 / len(indices), scale)
+        return found[0], float(found[1]) / len(indices)
 
-def arguments(recipe: Recipe, device: str, folder: Path, *, checkpoints: bool) -> SFTConfig:
-    """Every setting that matters, said out loud: TRL's and transformers' defaults differ from a recipe's."""
-    optimizer = recipe.optimizer
-    config = SFTConfig(
-        output_dir=str(folder),
-        max_length=None,  # the default cuts at 1024
-        dataset_kwargs={"skip_prepare_dataset": True},
-        packing=False,
-        per_device_train_batch_size=recipe.batch.rows,
-        gradient_accumulation_steps=recipe.batch.accumulate,
-        num_train_epochs=recipe.epochs,
-        max_steps=recipe.max_steps or -1,
-        optim=optimizer.name,
-        learning_rate=optimizer.learning_rate,
-        lr_scheduler_type=optimizer.schedule,
-        warmup_steps=optimizer.warmup_ratio if optimizer.warmup_steps is None else optimizer.warmup_steps,
-        weight_decay=optimizer.weight_decay,
-        max_grad_norm=optimizer.max_grad_norm,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=False,  # autocast is ours: accelerate's stays wrapped round the model, whose answers are compared after the run
-        use_cpu=device == "cpu",
-        seed=recipe.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # the default hides a loss that is not a number
-        save_strategy="steps" if checkpoints else "no",
-        save_steps=recipe.checkpoints.every_steps,
-        save_total_limit=recipe.checkpoints.keep,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=device == "cuda",
-    )
-    config._n_gpu = min(config.n_gpu, 1)  # with several cards transformers would copy the model to each
-    return config
+    def _reference(self, index: int) -> torch.Tensor:
+        """What the base says of a pair's two answers; asked once."""
+        if index not in self.references:
+            self.model.eval()
+            with self.model.disable_adapter():
+                self.references[index] = losses.log_likelihoods(self.reader, self._lay([self.rows[index]]))
+            self.model.train()
+        return self.references[index]
 
-
-class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer with our batches and our autocast, writing nothing beside checkpoints."""
-
-    curve: Curve
-    compute_dtype: torch.dtype
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthOrder:
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        batch = self.args.per_device_train_batch_size
-        return LengthOrder(lengths, batch, self.args.gradient_accumulation_steps, self.args.seed)
-
-    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
-        if self.compute_dtype == torch.float32:
-            return nullcontext()
-        autocast: AbstractContextManager[Any] = torch.autocast(self.args.device.type, dtype=self.compute_dtype)
-        return autocast
-
-    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
-        self.curve.tokens += int(inputs["attention_mask"].sum())
-        return super().training_step(model, inputs, *rest, **named)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's fused head on a card. Its fallback for CPUs took a third of a step; there the plain logits are computed."""
-        labels = inputs["labels"]
-        if labels.device.type != "cpu" or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits
-        learned = labels[:, 1:] != IGNORED
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1][learned].float(), labels[:, 1:][learned], reduction="sum"
+    def _passes(self, indices: Sequence[int]) -> Iterator[tuple[Pass, list[int]]]:
+        """The forward passes of a step, and the rows in each."""
+        lengths = [tokens_of(self.rows[index]) for index in indices]
+        together = (
+            batches.packed(lengths, self.forward_tokens) if self.packed else batches.padded(lengths, self.pass_rows)
         )
-        return loss / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+        for places in together:
+            held = [indices[place] for place in places]
+            yield self._lay([self.rows[index] for index in held]), held
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: the manifest says what an adapter is."""
+    def _lay(self, units: Sequence[Unit]) -> Pass:
+        texts = [text for unit in units for text in texts_of(unit)]
+        return (batches.lay_packed if self.packed else batches.lay_padded)(texts, self.pad_id, self.device)
 
+    def _validated(self, step: int, told: _Told) -> float | None:
+        """The loss of the rows kept out, when it is time: nats a token, or a pair's DPO loss."""
+        due = step % self.recipe.validation.every_steps == 0 or step == self.total
+        if not self.validated or not due:
+            return None
+        loss = self.loss_of(self.validated)
+        told.validation.append((step, loss))
+        return loss
 
-class Curve(TrainerCallback):  # type: ignore[misc]
-    """Collects the training curve and tells the progress. Tokens are those of the rows, padding not counted."""
+    @torch.no_grad()
+    def loss_of(self, indices: Sequence[int]) -> float:
+        self.model.eval()
+        lost = count = 0.0
+        for laid, held in self._passes(indices):
+            said = losses.log_likelihoods(self.reader, laid)
+            if self.recipe.method == "dpo":
+                gains = said - torch.cat([self._reference(index) for index in held])
+                self.model.eval()
+                margin = self.recipe.dpo.beta * (gains[0::2] - gains[1::2])
+                lost, count = lost - float(torch.nn.functional.logsigmoid(margin).sum()), count + len(held)
+            else:
+                lost, count = lost - float(said.sum()), count + len(laid.targets)
+        self.model.train()
+        return lost / max(count, 1)
 
-    def __init__(self, progress: OnProgress) -> None:
-        self.points: list[CurvePoint] = []
-        self._progress = progress
-        self.tokens = self._told = 0
-        self._rate, self._start, self._step_start = 0.0, 0.0, 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._start = self._step_start = time.perf_counter()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        self._rate = optimizer.param_groups[0]["lr"]  # the log's own is already the next step's
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
+    def _demand_all_move(self, step: int, norm: float) -> None:
+        """Early in a run, while little is lost: every weight that is meant to move has a gradient that is a number."""
+        if step != 1 or self.scaler.is_enabled():
             return
-        loss, step = float(logs["loss"]), state.global_step
-        if not math.isfinite(loss):
+        dead = [name for name, weight in self.named.items() if weight.grad is None]
+        if dead or not math.isfinite(norm):
+            what = f"no gradient reaches {dead[0]}" if dead else "the gradient is not a number"
             raise NothingLearned(
-                f"the loss is {loss} at step {step}", next_step="lower the learning rate, or use compute_dtype: fp32"
+                f"{what} in the first step", next_step="look at lora.targets, or use compute_dtype: fp32"
             )
-        now = time.perf_counter()
-        speed = (self.tokens - self._told) / (now - self._step_start)
-        self.points.append(CurvePoint(step=step, loss=loss, learning_rate=self._rate, tokens_s=round(speed, 1)))
-        self._step_start, self._told = now, self.tokens
-        self._progress(
-            Progress(
-                stage="training",
-                message=f"step {step} of {state.max_steps}",
-                step=step,
-                steps=state.max_steps,
-                loss=loss,
-                tokens_s=speed,
-                seconds_left=(now - self._start) / step * (state.max_steps - step),
+
+    # -- memory -----------------------------------------------------------------------------------------------------------------
+
+    def _in_memory(self, work: Any) -> Any:
+        """What `work` answers; when memory runs out it is done again with smaller passes, from the same random numbers."""
+        while True:
+            random = checkpoints.random_state(self.device)
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                problem = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._shrink(problem)
+            checkpoints.restore_random(random, self.device)
+
+    def _shrink(self, problem: str) -> None:
+        """Recomputes all layers, then halves the passes. DoesNotFit when nothing is left to make smaller."""
+        longest = max(tokens_of(self.rows[index]) for index in self.trained)
+        if self.recomputation.all():
+            self.notes.append("memory ran out: every layer is recomputed")
+        elif self.packed and self.forward_tokens > max(longest, SMALLEST_PASS):
+            self.forward_tokens = max(self.forward_tokens // 2, longest, SMALLEST_PASS)
+            self.notes.append(f"memory ran out: passes of at most {self.forward_tokens} tokens")
+        elif not self.packed and self.pass_rows > 1:
+            self.pass_rows //= 2
+            self.notes.append(f"memory ran out: passes of {self.pass_rows} rows")
+        else:
+            raise DoesNotFit(
+                f"memory ran out with the longest row alone in a pass ({longest} tokens): {problem}",
+                where=f"recipe {self.recipe.name}",
+                next_step="shorten the longest rows, hold the base in nf4, or take a smaller base or rank",
             )
-        )
+
+    # -- going on ---------------------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, step: int, told: _Told) -> checkpoints.Checkpoint:
+        state = {
+            "curve": [point.model_dump() for point in told.curve],
+            "tokens": told.tokens,
+            "seconds": told.seconds,
+            "validation": told.validation,
+            "forward_tokens": self.forward_tokens,
+            "pass_rows": self.pass_rows,
+            "recomputed_layers": self.recomputation.layers,
+            "notes": self.notes,
+            "schedule": self.schedule.state_dict()["last_epoch"],
+            "scaler": self.scaler.state_dict(),
+        }
+        random = checkpoints.random_state(self.device)
+        return checkpoints.Checkpoint(step, self.named, state_of(self.optimizer), random, state)
+
+    def _resumed(self, run_folder: Path, identity: dict[str, str]) -> _Told:
+        place = checkpoints.newest(run_folder)
+        if place is None:
+            return _Told()
+        saved = checkpoints.read(place, identity)
+        with torch.no_grad():
+            for name, weight in self.named.items():
+                weight.copy_(saved.weights[name])
+        restore_state(self.optimizer, saved.optimizer)
+        state = saved.state
+        for _ in range(state["schedule"]):
+            self.schedule.step()
+        self.scaler.load_state_dict(state["scaler"])
+        self.forward_tokens, self.pass_rows = state["forward_tokens"], state["pass_rows"]
+        self.recomputation.put(state["recomputed_layers"])
+        self.notes = [*state["notes"], f"went on from step {saved.step}"]
+        checkpoints.restore_random(saved.random, self.device)
+        told = _Told([CurvePoint(**point) for point in state["curve"]], state["tokens"], state["seconds"])
+        told.validation = [(step, loss) for step, loss in state["validation"]]
+        return told
 
 
-def _too_large(recipe: Recipe) -> DoesNotFit:
-    advice = [
-        f"batch.rows below {recipe.batch.rows} with more accumulate" if recipe.batch.rows > 1 else None,
-        None if recipe.gradient_checkpointing else "gradient_checkpointing: true",
-        "a shorter max_length",
-    ]
-    return DoesNotFit(
-        "memory ran out while training", where=f"recipe {recipe.name}", next_step=" or ".join(a for a in advice if a)
-    )
+@dataclass
+class _Told:
+    """What a run has said so far. `seconds` are those of the loop, over all its parts."""
+
+    curve: list[CurvePoint] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+    validation: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        return self.curve[-1].step if self.curve else 0
+
+    def add(self, point: CurvePoint, tokens: int, seconds: float) -> None:
+        self.curve.append(point)
+        self.tokens += tokens
+        self.seconds = seconds
+
+    @property
+    def mean_step_s(self) -> float:
+        return self.seconds / max(self.step, 1)
+
+    @property
+    def recent_tokens_s(self) -> float:
+        """Over the last few steps: a single one jumps with the lengths of its rows."""
+        recent = [point.tokens_s for point in self.curve[-8:] if point.tokens_s]
+        return len(recent) / sum(1 / speed for speed in recent) if recent else 0.0
+
+
+def packed_as_asked(recipe: Recipe, packed: bool) -> bool:
+    return packed or not recipe.batch.packing

@@ -16,7 +16,7 @@ from onecard.training.loop import LoopResult
 from onecard.training.order import TrainingOrder
 from onecard.training.preparation import DataFacts
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "safetensors")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ def write_manifest(order: TrainingOrder, data: DataFacts, run: RunFacts) -> Mani
             tokens_s=round(run.result.tokens_s, 1),
             peak_memory_bytes=run.peak_memory_bytes,
             memory_kind=run.memory_kind,
+            planned_peak_bytes=order.planned_peak_bytes,
+            rehearsed_peak_bytes=run.result.rehearsed_bytes,
+            packed=run.result.packed,
+            forward_tokens=run.result.forward_tokens,
+            recomputed_layers=run.result.recomputed_layers,
+            validation=run.result.validation,
+            notes=run.result.notes,
             curve=run.result.curve,
             hardware=hardware(run.device),
             versions=versions(),

@@ -19,7 +19,8 @@ Stage = Literal["data", "loading", "training", "checking", "saving", "done"]
 class TrainingOrder:
     """One adapter to be made. `output` must not exist yet; it appears whole or not at all.
 
-    `base_fingerprint` is the weights inventory's for `base_folder`. `run_folder` keeps checkpoints; without one there are none.
+    `base_fingerprint` is the weights inventory's for `base_folder`. `run_folder` keeps checkpoints and metrics; without one there are
+    none. `resume` goes on from its newest checkpoint. `suite_file` holds the rows that must not be trained on.
     """
 
     agent: str
@@ -34,6 +35,10 @@ class TrainingOrder:
     limit_rows: int | None = None
     run_folder: Path | None = None
     parent: str | None = None
+    suite_file: Path | None = None
+    resume: bool = False
+    tensorboard: Path | None = None
+    planned_peak_bytes: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -48,6 +53,7 @@ class Progress:
     loss: float | None = None
     tokens_s: float | None = None
     seconds_left: float | None = None
+    memory_bytes: int | None = None
     ledger: Ledger | None = None
 
 

@@ -7,6 +7,7 @@ An interruption at any point leaves nothing under that name.
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from onecard.engines.local.loading import DTYPES, LoadedBase, choose_device, loa
 from onecard.errors import InputError
 from onecard.training import adapter, checks, loop
 from onecard.training.added_tokens import extend_model
-from onecard.training.manifest_writer import RunFacts, write_manifest
+from onecard.training.manifest_writer import RunFacts, versions, write_manifest
 from onecard.training.memory import PeakMemory
 from onecard.training.order import OnProgress, Progress, TrainedAdapter, TrainingOrder
 from onecard.training.preparation import Prepared, prepare
@@ -36,7 +37,9 @@ def train_adapter(order: TrainingOrder, progress: OnProgress) -> TrainedAdapter:
     when the checks after the run fail, DiskFull when the adapter cannot be written.
     """
     with _appearing_whole(order.output) as folder:
-        prepared = prepare(order.data_file, order.base_folder, order.recipe, order.presets, order.limit_rows)
+        prepared = prepare(
+            order.data_file, order.base_folder, order.recipe, order.presets, order.limit_rows, order.suite_file
+        )
         progress(Progress("data", f"{len(prepared.ledger.rows)} rows", ledger=prepared.ledger))
         prepared.ledger.demand_clean()
         run, trained = _train(order, prepared, folder, progress)
@@ -63,11 +66,21 @@ def _train(order: TrainingOrder, prepared: Prepared, folder: Path, progress: OnP
         base = _load(order)
         extend_model(base, prepared.tokenizer, prepared.facts.added_tokens)
         set_seed(recipe.seed)  # A is drawn at random when the adapter is attached
-        model = adapter.attach(base, recipe.lora, prepared.facts.added_tokens)
+        model = adapter.attach(base, recipe.lora, prepared.facts.added_tokens, whole=recipe.token_training == "whole")
         start = _copy(model)
         digest, asked = checks.base_digest(model), checks.probe_rows(rows)
         before = checks.probe(model, asked)
-        result = loop.run(model, prepared.tokenizer, rows, recipe, order.run_folder, progress)
+        result = loop.run(
+            model,
+            prepared.tokenizer,
+            rows,
+            recipe,
+            order.run_folder,
+            progress,
+            identity=_identity(order, prepared),
+            resume=order.resume,
+            tensorboard=order.tensorboard,
+        )
     progress(Progress("checking", "did it learn?"))
     after = checks.probe(model, asked)
     checks.demand_movement(model, start)
@@ -77,6 +90,20 @@ def _train(order: TrainingOrder, prepared: Prepared, folder: Path, progress: OnP
     adapter.save(model, folder, order.base_id, prepared.tokenizer if prepared.facts.added_tokens else None)
     facts = RunFacts(result, memory.bytes, memory.kind, adapter.targets_of(model), base.device)
     return facts, Trained(_copy(model), after)
+
+
+def _identity(order: TrainingOrder, prepared: Prepared) -> dict[str, str]:
+    """What must be the same for a run to go on from a checkpoint, by the name a person is told."""
+    recipe = order.recipe.model_dump(mode="json", exclude={"name", "data", "checkpoints"})
+    parts = {f"recipe's {key}": json.dumps(value, sort_keys=True) for key, value in recipe.items()}
+    return {
+        "data": prepared.facts.sha256,
+        "base": order.base_fingerprint,
+        "chat template": prepared.facts.chat_template_sha256,
+        "device": choose_device(order.device).type,
+        **parts,
+        **{f"version of {library}": number for library, number in versions().items()},
+    }
 
 
 def _copy(model: Any) -> dict[str, torch.Tensor]:

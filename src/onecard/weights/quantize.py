@@ -19,7 +19,7 @@ from onecard.errors import EngineFailed, MissingPart
 from onecard.weights import quantize_folder, quantize_process
 from onecard.weights.headers import read_local
 from onecard.weights.inventory import fingerprint, weight_files
-from onecard.weights.quantize_order import Maker, Order, to_json
+from onecard.weights.quantize_order import Maker, Order, Said, to_json
 from onecard.weights.quantize_plan import Prediction
 
 SCHEMA = 1
@@ -27,6 +27,8 @@ RECORD_NAME = "quantized.json"
 PACKAGES: dict[Maker, str] = {"bitsandbytes": "bitsandbytes", "llm-compressor": "llmcompressor"}
 
 OnProgress = Callable[[str, float], None]
+Judge = Callable[[list[Said], list[Said]], dict[str, Any]]
+"""What the source and what was made answered to the order's questions, in figures."""
 
 
 def demand_libraries(order_maker: Maker, python: Path, versions: dict[str, str]) -> None:
@@ -41,8 +43,10 @@ def demand_libraries(order_maker: Maker, python: Path, versions: dict[str, str])
     raise MissingPart(f"{', '.join(missing)} is not installed there", where=str(python), next_step=install)
 
 
-def quantize(order: Order, prediction: Prediction, on_progress: OnProgress) -> dict[str, Any]:
-    """The record of what was made, which also lies beside the weights as quantized.json.
+def quantize(
+    order: Order, prediction: Prediction, on_progress: OnProgress, judge: Judge | None = None
+) -> dict[str, Any]:
+    """The record of what was made, which also lies beside the weights as quantized.json; with what `judge` says of the answers.
 
     Nothing is under `order.output` unless this returns. InputError when it exists or the source is damaged, StoreBusy when another
     process makes it, MissingPart, DoesNotFit, DiskFull, or EngineFailed when what is read back does not answer like what was made.
@@ -59,6 +63,9 @@ def quantize(order: Order, prediction: Prediction, on_progress: OnProgress) -> d
         _demand_sound(result, order)
         quantize_folder.keep_files(order.source, weights)
         record = _record(order, prediction, result, weights, source_fingerprint, at)
+        if judge is not None and order.questions:
+            before, after = ([Said(**one) for one in result["answers"][who]] for who in ("source", "made"))
+            record["suite"] = judge(before, after)
         record["seconds"] = {**record["seconds"], "all": round(time.perf_counter() - started, 2)}
         (weights / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         quantize_folder.put_in_place(weights, order.output)

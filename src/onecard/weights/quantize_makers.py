@@ -77,18 +77,21 @@ def _compress(order: Order, model: Any, ids: list[Any]) -> Any:
 
 
 def _modifiers(order: Order) -> list[Any]:
-    """llm-compressor's own recipe: every Linear but the head, weights only, symmetric."""
+    """llm-compressor's own recipe: every Linear but the head, symmetric; of w8a8 the inputs too, each token by its own largest value."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    if order.to in ("int8", "fp8"):
-        kind = "int" if order.to == "int8" else "float"
+    inputs = None
+    if order.to in ("int8", "w8a8", "fp8"):
+        kind = "float" if order.to == "fp8" else "int"
         weights = QuantizationArgs(num_bits=8, type=kind, strategy="channel", symmetric=True)
+        if order.to == "w8a8":
+            inputs = QuantizationArgs(num_bits=8, type="int", strategy="token", symmetric=True, dynamic=True)
     else:
         weights = QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=order.group, symmetric=True)
     asked = {
-        "config_groups": {"linears": QuantizationScheme(targets=["Linear"], weights=weights)},
+        "config_groups": {"linears": QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)},
         "ignore": ["lm_head"],
     }
     if order.to == "gptq":

@@ -1,13 +1,18 @@
-"""What a quantized model lost: perplexity on held-out text, and its logits beside the source's. Runs in the runner's interpreter only."""
+"""What a quantized model lost: perplexity on held-out text, its logits beside the source's, and its answers to a suite.
+
+Runs in the runner's interpreter only.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from onecard.weights.quantize_order import ANSWERED_TOGETHER, Asked, Said
 
 Told = Callable[[float], None]
 
@@ -70,3 +75,48 @@ def largest_difference(one: Seen, other: Seen) -> float:
         return 0.0
     value = float((one.logits.float() - other.logits.float()).abs().max())
     return value if math.isfinite(value) else math.inf
+
+
+def answers(model: Any, tokenizer: Any, asked: Sequence[Asked], special_tokens: bool, told: Told) -> list[Said]:
+    """The answers in the order of the questions. Those of one kind are written together, padded on the left, so that two models are
+    asked the very same; what is drawn at random follows from the questions' seeds."""
+    said: dict[int, Said] = {}
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for number, one in enumerate(asked):
+        kinds.setdefault((one.max_new_tokens, one.temperature, one.top_p, one.stop_ids), []).append(number)
+    for numbers in kinds.values():
+        for first in range(0, len(numbers), ANSWERED_TOGETHER):
+            some = numbers[first : first + ANSWERED_TOGETHER]
+            written = _written(model, tokenizer, [asked[number] for number in some], special_tokens)
+            said.update(zip(some, written, strict=True))
+            told(len(said) / len(asked))
+    return [said[number] for number in range(len(asked))]
+
+
+def _written(model: Any, tokenizer: Any, asked: Sequence[Asked], special_tokens: bool) -> list[Said]:
+    kind = asked[0]
+    rows = [tokenizer(one.text, add_special_tokens=special_tokens)["input_ids"] for one in asked]
+    longest, pad = max(map(len, rows)), kind.stop_ids[0]
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    torch.manual_seed(kind.seed)
+    drawn = {"temperature": kind.temperature, "top_p": kind.top_p, "top_k": 0} if kind.temperature > 0 else {}
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=kind.max_new_tokens,
+            do_sample=kind.temperature > 0,
+            eos_token_id=list(kind.stop_ids),
+            pad_token_id=pad,
+            **drawn,
+        )
+    return [_said(tokenizer, row, kind.stop_ids) for row in out[:, longest:].tolist()]
+
+
+def _said(tokenizer: Any, new: list[int], stop_ids: tuple[int, ...]) -> Said:
+    """The answer up to its first stop token, which counts as one of its tokens."""
+    end = next((place for place, token in enumerate(new) if token in stop_ids), None)
+    kept = new if end is None else new[:end]
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Said(text, len(kept) + (end is not None), "length" if end is None else "stop")

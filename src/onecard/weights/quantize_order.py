@@ -12,21 +12,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-To = Literal["awq", "gptq", "int8", "fp8", "nf4"]
+To = Literal["awq", "gptq", "int8", "w8a8", "fp8", "nf4"]
 Maker = Literal["bitsandbytes", "llm-compressor"]
 Device = Literal["auto", "cpu", "cuda"]
 
-FORMS: tuple[To, ...] = ("awq", "gptq", "int8", "fp8", "nf4")
+FORMS: tuple[To, ...] = ("awq", "gptq", "int8", "w8a8", "fp8", "nf4")
 # The first is the default. A fleet's int8 and nf4 are bitsandbytes' own; vLLM reads the int8 of llm-compressor instead.
 MAKERS: dict[To, tuple[Maker, ...]] = {
     "awq": ("llm-compressor",),
     "gptq": ("llm-compressor",),
     "int8": ("bitsandbytes", "llm-compressor"),
+    "w8a8": ("llm-compressor",),
     "fp8": ("llm-compressor",),
     "nf4": ("bitsandbytes",),
 }
 CALIBRATED: tuple[To, ...] = ("awq", "gptq")  # the others are made from the weights alone
 
+ANSWERED_TOGETHER = 16  # questions of a suite whose answers are written in one batch
 FEWEST_TEXTS = 8  # below this neither half says anything
 HELD_OUT_SHARE = 4  # one held-out text for so many samples
 FEWEST_HELD_OUT, MOST_HELD_OUT = 4, 64
@@ -50,10 +52,32 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A question of an agent's suite as the model reads it; an answer ends at a token of `stop_ids` or is cut."""
+
+    text: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer: its text, its tokens, and whether it ended by itself ("stop") or was cut ("length")."""
+
+    text: str
+    tokens: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Order:
     """One checkpoint to make. `source` has the 16-bit weights, `output` does not exist yet, `python` runs the libraries.
 
-    `group` is the weights along an input that share a scale (4-bit forms), `max_tokens` where a text is cut.
+    `group` is the weights along an input that share a scale (4-bit forms), `max_tokens` where a text is cut. `questions` are asked of the
+    source and of what was made.
     """
 
     model: str
@@ -66,6 +90,7 @@ class Order:
     max_tokens: int
     device: Device
     python: Path
+    questions: tuple[Asked, ...] = ()
 
 
 def split_texts(texts: Sequence[str], samples: int, special_tokens: bool) -> Texts:
@@ -94,6 +119,8 @@ def from_json(text: str) -> Order:
     document: dict[str, Any] = json.loads(text)
     texts = document.pop("texts")
     document["texts"] = Texts(tuple(texts["calibration"]), tuple(texts["held_out"]), texts["special_tokens"])
+    asked = [Asked(**{**one, "stop_ids": tuple(one["stop_ids"])}) for one in document.pop("questions")]
+    document["questions"] = tuple(asked)
     for name in ("source", "output", "python"):
         document[name] = Path(document[name])
     return Order(**document)

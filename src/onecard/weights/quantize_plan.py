@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from onecard.catalog.quantization import GROUPS, asked_storage, reaches, stored_bytes
+from onecard.catalog.quantization import GROUPS, Quantization, asked_storage, reaches, stored_bytes
 from onecard.catalog.shapes import Layout, LinearShape
 from onecard.catalog.storages import Compressed, Storage
 from onecard.catalog.units import MIB, format_bytes
 from onecard.errors import DiskFull, DoesNotFit, InputError
-from onecard.weights.quantize_order import Maker, To
+from onecard.weights.quantize_order import ANSWERED_TOGETHER, Maker, To
 
 Tag = Literal["exact", "assumed"]
 
@@ -33,10 +33,13 @@ COPIES: dict[tuple[To, Maker], float] = {
     ("nf4", "bitsandbytes"): 0.5,
     ("int8", "bitsandbytes"): 1.5,
     ("int8", "llm-compressor"): 1.5,
+    ("w8a8", "llm-compressor"): 1.5,
     ("fp8", "llm-compressor"): 1.5,
     ("awq", "llm-compressor"): 2.5,
     ("gptq", "llm-compressor"): 2.5,
 }
+# The forms bitsandbytes makes, as the catalog knows them.
+BITSANDBYTES: Mapping[To, Quantization] = {"int8": "int8", "nf4": "nf4"}
 LOGIT_POSITIONS = 512  # tokens whose logits are kept to compare: the runner keeps no more
 
 
@@ -88,7 +91,7 @@ def group_for(layout: Layout, to: To) -> int:
             return group
     raise InputError(
         f"no group of {', '.join(map(str, GROUPS))} divides every Linear's input of this model",
-        next_step="choose int8, fp8 or nf4, which have no such groups",
+        next_step="choose int8, w8a8, fp8 or nf4, which have no such groups",
     )
 
 
@@ -97,10 +100,11 @@ def storage_of(to: To, maker: Maker, group: int) -> Storage:
     if maker == "llm-compressor":
         made: dict[str, Storage] = {
             "int8": Compressed(8, "int", "channel", packed=True),
+            "w8a8": Compressed(8, "int", "channel"),
             "fp8": Compressed(8, "float", "channel"),
         }
         return made.get(to) or Compressed(4, "int", "group", group=group, packed=True)
-    asked = asked_storage(to)
+    asked = asked_storage(BITSANDBYTES[to]) if to in BITSANDBYTES else None
     if asked is None:
         raise InputError(f"{to} is not made by {maker}")
     return asked
@@ -130,11 +134,21 @@ def refuse_what_cannot_be_made(config: Mapping[str, Any], layout: Layout, where:
 
 
 def predict(
-    layout: Layout, to: To, maker: Maker, *, group: int, samples: int, max_tokens: int, copied: int, on_card: bool
+    layout: Layout,
+    to: To,
+    maker: Maker,
+    *,
+    group: int,
+    samples: int,
+    max_tokens: int,
+    copied: int,
+    on_card: bool,
+    answer_tokens: int = 0,
 ) -> Prediction:
     """Files and peak of making this form of a 16-bit model with so many texts of at most `max_tokens` tokens.
 
-    `copied` are the bytes of the source's files that go along: its tokenizer and licences.
+    `copied` are the bytes of the source's files that go along: its tokenizer and licences. `answer_tokens`: the longest question of a
+    suite with its answer; 0 where none is asked.
     """
     storage = storage_of(to, maker, group)
     converted = [shape for shape in layout.linears if _converts(to, maker, shape)]
@@ -166,6 +180,12 @@ def predict(
                 Part("copies", copies, "assumed", "while it is made and unpacked, from peaks seen of a smaller model"),
             ),
             Part("logits", logits, "assumed", "of one text in three precisions, and of the tokens that are compared"),
+            Part(
+                "answers",
+                round(ANSWERED_TOGETHER * answer_tokens * layout.kv.bytes_per_token()),
+                "assumed",
+                f"keys and values of {ANSWERED_TOGETHER} answers of the suite at once",
+            ),
         ),
         source_bytes=source,
     )
@@ -204,7 +224,7 @@ def demand_room(prediction: Prediction, *, free_memory: int, free_disk: int, mem
 
 def _converts(to: To, maker: Maker, shape: LinearShape) -> bool:
     if maker == "bitsandbytes":
-        return reaches(to, shape)
+        return reaches(BITSANDBYTES[to], shape)
     return shape.component == "linear"
 
 

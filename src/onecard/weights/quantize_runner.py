@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -74,7 +76,7 @@ def run(order: Order, events: TextIO) -> dict[str, Any]:
     import transformers
 
     from onecard.weights.quantize_makers import load, make
-    from onecard.weights.quantize_measure import compare, largest_difference, look
+    from onecard.weights.quantize_measure import answers, compare, largest_difference, look
 
     transformers.logging.disable_progress_bar()
     device = "cuda" if order.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -85,7 +87,11 @@ def run(order: Order, events: TextIO) -> dict[str, Any]:
     )
     clock.begin("measuring the source", 0.05)
     source_model = load(order.source, device)
-    source = look(source_model, held_out, POSITIONS, clock.share(0.05, 0.2))
+    source = look(source_model, held_out, POSITIONS, clock.share(0.05, 0.15))
+    ask = partial(answers, tokenizer=tokenizer, asked=order.questions, special_tokens=order.texts.special_tokens)
+    if order.questions:
+        clock.begin("asking the source", 0.15)
+    said_before = ask(source_model, told=clock.share(0.15, 0.2))
     clock.begin(f"making {order.to} with {order.maker}", 0.2)
     if order.maker == "bitsandbytes":
         source_model = None
@@ -100,12 +106,17 @@ def run(order: Order, events: TextIO) -> dict[str, Any]:
     model = None
     _free()
     clock.begin("reading it back", 0.85)
-    again = look(load(order.output, device), held_out, POSITIONS, clock.share(0.9, 1.0))
+    model = load(order.output, device)
+    again = look(model, held_out, POSITIONS, clock.share(0.9, 0.95))
+    if order.questions:
+        clock.begin("asking what was made", 0.95)
+    said_after = ask(model, told=clock.share(0.95, 1.0))
     clock.begin("", 1.0)
     return {
         "source": {"perplexity": source.perplexity},
         "made": {"perplexity": again.perplexity, **compare(source, again)},
         "reload_difference": largest_difference(made, again),
+        "answers": {"source": [asdict(one) for one in said_before], "made": [asdict(one) for one in said_after]},
         "held_out_tokens": source.tokens,
         "calibration_tokens": sum(row.shape[1] for row in calibration),
         "device": torch.cuda.get_device_name(0) if device == "cuda" else "cpu",

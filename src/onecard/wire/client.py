@@ -16,7 +16,7 @@ from types import TracebackType
 import httpx
 
 from onecard.errors import EngineFailed, InputError
-from onecard.wire.chat import ChatChunk, ChatCompletion, ChatRequest, ModelList, Usage
+from onecard.wire.chat import ChatChunk, ChatCompletion, ChatRequest, Completion, CompletionRequest, ModelList, Usage
 from onecard.wire.events import DONE, EventReader
 from onecard.wire.faults import error_of
 from onecard.wire.generate import GenerateAnswer, GenerateRequest
@@ -134,6 +134,12 @@ class Client:
         return TimedAnswer(
             choice.message.content or "", sent_s, end_s, (end_s,), choice.finish_reason, answer.usage, who
         )
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """POST /v1/completions, not streamed; fields the record does not know (`echo`, `logprobs`) are sent as they are."""
+        body = request.model_copy(update={"stream": None}).model_dump_json(exclude_none=True)
+        async with self._asked("POST", "/v1/completions", body) as reply:
+            return await reply.record(Completion)
 
     async def generate(self, request: GenerateRequest) -> tuple[GenerateAnswer, Who]:
         """POST /generate of an onecard service."""

@@ -50,6 +50,18 @@ def test_a_small_budget_starts_no_second_process(quick: None) -> None:
     assert seen.context is None and [part.part for part in seen.absent] == ["context"]
 
 
+def test_the_second_process_has_its_share_of_the_seconds(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def context_of(device: Any, missing: list[str], seconds: float) -> str:
+        given.append(seconds)
+        return "context"
+
+    monkeypatch.setattr(calibration, "context_of", context_of)
+    measure("cpu", 40.0)
+    assert given == [pytest.approx(24.0)]
+
+
 def test_parts_for_which_no_time_is_left_are_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration.Budget, "overdrawn", True)
     seen = measure("cpu", 2.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -66,6 +68,18 @@ def test_a_size_that_would_not_end_in_time_is_named_and_not_begun() -> None:
     assert missing == ["nf4, 256 tokens and more: the seconds given were too few"]
 
 
+def test_what_takes_long_to_measure_is_not_measured_beyond_its_seconds() -> None:
+    missing: list[str] = []
+
+    def one(size: int, seconds: float) -> Timed:
+        time.sleep(0.15)  # a profiler that starts and stops
+        return took(1e-6)
+
+    found = [size for size, _ in growing((1, 2, 4), 0.2, one, "int8", missing)]
+    assert found == [1]
+    assert missing == ["int8, 2 tokens and more: the seconds given were too few"]
+
+
 def test_a_call_is_timed_on_this_machine() -> None:
     calls = []
     seen = timed(CPU, lambda: calls.append(1), seconds=0.01)
@@ -121,6 +135,7 @@ def test_what_waits_for_the_card_is_told_by_its_kernels(card: torch.device, monk
     monkeypatch.setattr(clock, "kernel_seconds", lambda device, call, calls: 7e-6)
     assert timed(card, call, seconds=0.01).by == "profiler"
     assert timed(card, call, seconds=0.01).us.median == pytest.approx(7)
+    assert timed(card, call, seconds=0.0).us.repeats == 1  # a profile is of many calls, and dear
 
     def without_library(*_: object) -> float:
         raise RuntimeError("the profiler saw no kernel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -21,16 +22,33 @@ def test_every_case_is_measured_at_every_depth() -> None:
     assert all(s.form == "nf4" and s.us.low > 0 and s.us.repeats >= 4 for s in steps)
 
 
-def test_a_batch_decodes_beyond_its_longest_and_every_step_gives_each_line_a_token(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(decoding, "LONGEST", decoding.PROMPT_TOKENS + 3)
+def test_a_batch_begins_anew_and_every_step_gives_each_line_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "STEPS_A_BATCH", 3)
     picked = []
     monkeypatch.setattr(decoding.Answer, "take", lambda answer, logits: picked.append(logits.shape))
     lines = Decoding(SharedModel(small_llama(1, "none", ON_A_CPU, CPU)), 4, (), ON_A_CPU)
     for _ in range(7):
         assert lines.step() > 0
     assert picked == [(ON_A_CPU.vocabulary,)] * 4 * (7 + 3)  # three batches began, each with a prefill
+
+
+def test_no_timed_step_has_a_length_that_was_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    forward = SharedModel.forward
+
+    def noted(model: SharedModel, adapters: Any, ids: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        lengths.append(mask.shape[1])
+        return forward(model, adapters, ids, mask, *rest, **named)
+
+    monkeypatch.setattr(SharedModel, "forward", noted)
+    batch = Decoding(SharedModel(small_llama(1, "none", ON_A_CPU, CPU)), 4, (), ON_A_CPU)
+
+    def step() -> float:
+        """Not seconds but whether the step's length was there before."""
+        batch.step()
+        return float(lengths[-1] in lengths[:-1])
+
+    assert in_turn({"only": step}, end=time.perf_counter()) == {"only": [1e6] * decoding.STEPS_A_ROUND}
 
 
 def test_a_model_that_computes_nan_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

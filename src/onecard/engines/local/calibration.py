@@ -39,9 +39,15 @@ OnProgress = Callable[[str, float], None]
 """Called with what is measured now and the share of the budget that is gone, 0 to 1."""
 
 CONTEXT_LEAST_S = 30.0  # a budget below this leaves no time to start a second process
+CONTEXT_SHARE = 0.6  # of the budget, at most: the second process imports every library again
 TRAINED_FORMS: tuple[Quantization, ...] = ("none", "nf4")
 DOUBTFUL_BYTES = 256 << 20  # memory of others on the card that is worth a word
 GIB = 1 << 30
+_LINEARS_WEIGHT: dict[Quantization, float] = {
+    "none": 5.0,
+    "nf4": 5.0,
+    "int8": 10.0,
+}  # int8 by the profiler, which is slow
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Measured:
 
 
 def measure(device: Device, seconds: float, on_progress: OnProgress = lambda what, share: None) -> Measured:
-    """Measures the first CUDA card, or the CPU. Takes about `seconds`, and before them what a second process needs to start.
+    """Measures the first CUDA card, or the CPU. Takes about `seconds`, a quarter more at most but for the part that is then under way.
 
     MissingPart for a card that is not there. Ctrl-C and whatever `on_progress` raises end it at once.
     """
@@ -107,11 +113,9 @@ class _Session:
         if self._place.type == "cuda":
             self.seen.others_bytes = self._others()
         on_progress("what a process takes of the card", 0.0)
-        self._try("context", self._context, 0.0)
+        self._try("context", self._context, self._seconds * CONTEXT_SHARE)
         if self.seen.others_bytes is not None:
             self._judge_others(self.seen.others_bytes)
-        # The budget begins now: how long a second process needs to import its libraries is nobody's to choose.
-        self._budget = Budget(self._seconds)
         parts = self._parts()
         for (name, what, _, part), seconds in zip(parts, self._budget.shares([p[2] for p in parts]), strict=True):
             on_progress(what, self._budget.spent)
@@ -145,7 +149,10 @@ class _Session:
             ),
             ("picks", "choosing a token", 1, self._picks),
             ("gemm", "bf16 products of 1 to 4096 tokens", 15, self._products),
-            *((f"linears.{form}", f"one Linear, {_named(form)}", 6.0, self._of(form, self._linears)) for form in FORMS),
+            *(
+                (f"linears.{form}", f"one Linear, {_named(form)}", _LINEARS_WEIGHT[form], self._of(form, self._linears))
+                for form in FORMS
+            ),
         ]
 
     def _of(
@@ -157,7 +164,7 @@ class _Session:
         if self._seconds < CONTEXT_LEAST_S:
             missing.append(f"a budget under {CONTEXT_LEAST_S:.0f} s leaves no time for a process of its own")
             return
-        self.seen.context = context_of(self._place, missing)
+        self.seen.context = context_of(self._place, missing, seconds)
 
     def _bandwidths(self, seconds: float, missing: list[str]) -> None:
         self.seen.copy_gbs, self.seen.read_gbs = bandwidths(self._place, self._sizes, seconds)

@@ -185,7 +185,8 @@ def timed(device: torch.device, call: Call, seconds: float) -> Timed:
         figure = Figure.of([1e6 * s for s in repeated(lambda: host_seconds(device, call, calls), seconds)])
         return Timed(figure, figure, "clock")
     own, by = _told_by(device, call)
-    own_s = repeated(lambda: own(device, call, calls), seconds * 2 / 3)
+    # Starting and reading a profiler takes longer than what it profiles, and it adds up `calls` of them: once is enough.
+    own_s = repeated(lambda: own(device, call, calls), seconds * 2 / 3, least=1 if by == "profiler" else 3)
     called_s = repeated(lambda: host_seconds(device, call, calls), seconds / 3)
     return Timed(Figure.of([1e6 * s for s in own_s]), Figure.of([1e6 * s for s in called_s]), by)
 
@@ -204,12 +205,14 @@ def growing(
 ) -> Iterator[tuple[int, Timed]]:
     """`one(size, seconds)` for every size, small ones first, up to the first that would not end in time; `missing` says which."""
     budget = Budget(seconds)
-    last_s, last_size = 0.0, 1
+    last_s, last_size, whole_s = 0.0, 1, 0.0
     for size, share in zip(sizes, budget.shares([1 + size / 256 for size in sizes]), strict=True):
         last_s, last_size = last_s * size / last_size, size  # no operation here grows faster than its size
-        if 4 * last_s > budget.left:  # two calls to warm up, and some to count
+        # Two calls to warm up, and some to count; and what it takes to measure at all, which for a profiler is far more.
+        if max(4 * last_s, whole_s) > budget.left:
             missing.append(f"{what}, {size} tokens and more: {TOO_FEW}")
             return
+        before = budget.left
         taken = one(size, share)
-        last_s = taken.called_us.median / 1e6
+        last_s, whole_s = taken.called_us.median / 1e6, before - budget.left
         yield size, taken

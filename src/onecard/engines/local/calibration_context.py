@@ -24,7 +24,7 @@ from onecard.engines.local.loading import choose_device
 
 STAGES = ("bare", "serving", "training")
 CHILD = (sys.executable, "-m", "onecard.engines.local.calibration_context")
-LONGEST_S = 60.0
+LONGEST_S = 60.0  # the child is ended after so long, however much more time there is
 STEADY_BYTES = 32 << 20  # what others may take or give back meanwhile without making the difference doubtful
 
 
@@ -37,8 +37,8 @@ class Context:
     training_bytes: int | None
 
 
-def context_of(device: torch.device, missing: list[str]) -> Context:
-    """Runs the child. What went wrong after its first stage, and other processes' coming and going, are added to `missing`.
+def context_of(device: torch.device, missing: list[str], seconds: float = LONGEST_S) -> Context:
+    """Runs the child for at most so many seconds. What went wrong after its first stage, and others' coming and going, go to `missing`.
 
     RuntimeError when the child did not reach the end of its first stage.
     """
@@ -55,7 +55,8 @@ def context_of(device: torch.device, missing: list[str]) -> Context:
             env=_environment(),
         ) as child,
     ):
-        clock = threading.Timer(LONGEST_S, child.kill)
+        longest_s = min(seconds, LONGEST_S)
+        clock = threading.Timer(longest_s, child.kill)
         clock.start()
         try:
             _listen(child, lambda told: _taken(device, free, told), seen)
@@ -64,7 +65,7 @@ def context_of(device: torch.device, missing: list[str]) -> Context:
             child.kill()
         said = _last_line(errors)
     if "bare" not in seen:
-        raise RuntimeError(said or f"its process ended without a word, or did not answer for {LONGEST_S:.0f} s")
+        raise RuntimeError(said or f"its process ended without a word, or did not answer for {longest_s:.0f} s")
     if len(seen) < len(STAGES):
         missing.append(f"after {STAGES[len(seen) - 1]}: {said or 'its process ended early'}")
     if abs(_free_bytes(device) - free) > STEADY_BYTES and device.type == "cuda":

@@ -70,7 +70,7 @@ def linear_times(
 ) -> list[LinearTime]:
     """Times of the form over the tokens, for int8 with outliers too. What there was no time for is added to `missing`."""
     inputs, outputs = sizes.linear
-    weight = random_matrix(torch.device("cpu"), outputs, inputs) * inputs**-0.5
+    weight = (random_matrix(device, outputs, inputs) * inputs**-0.5).cpu()
     count = min(turns(device, sizes, int(_BYTES_EACH[form] * inputs * outputs)), MOST_BUFFERS)
     linears = [linear_of(weight, form, device) for _ in range(count)]
     asked = [(0, sizes.linear_tokens), *([(OUTLIERS, OUTLIER_TOKENS)] if form == "int8" else [])]
