@@ -86,10 +86,10 @@ def test_evidence_of_data_and_speed_is_used(
     bare = plan(fleet, card_of(24), {"base": mistral})
     assert bare.trainings[0].time is None
     assert bare.trainings[0].row_tokens == 1024
-    rows = DataFacts(100, 20_000, 300, "exact", "counted")
+    rows = DataFacts(100, 20_000, 200, "exact", "counted")
     speed = SpeedFacts(936.2, 71.2, 5.0, "measured", "timed")
     told = plan(fleet, card_of(24), {"base": mistral}, Evidence(speed=speed, data={"writer": rows}))
-    assert told.trainings[0].row_tokens == 300
+    assert told.trainings[0].row_tokens == 200
     assert told.trainings[0].peak_bytes < bare.trainings[0].peak_bytes
     assert told.trainings[0].time is not None
     assert told.trainings[0].time.tokens == 40_000
@@ -101,7 +101,7 @@ def test_evidence_of_data_and_speed_is_used(
 def test_a_run_that_does_not_fit_makes_the_plan_not_fit(
     make_fleet: MakeFleet, mistral: ModelShape, card_of: Callable[[float], Card]
 ) -> None:
-    recipe = {"batch": {"rows": 16}, "max_length": 4096, "gradient_checkpointing": False}
+    recipe = {"batch": {"forward_tokens": 16384}, "max_length": 4096, "gradient_checkpointing": False}
     made = plan(make_fleet(agent={"recipe": recipe}), card_of(24), {"base": mistral})
     assert made.serving_fits
     assert not made.trainings[0].fits

@@ -11,7 +11,7 @@ from onecard.fleet.recipe import Recipe
 from onecard.planner.shapes import ModelShape
 from onecard.planner.speed import SpeedFacts, cold_start
 from onecard.planner.training import training_ledger
-from onecard.planner.training_run import DataFacts, run_time, training_advice
+from onecard.planner.training_run import DataFacts, TrainingPlan, run_time, training_advice, training_plan
 
 
 def recipe(rows: int = 1, checkpointing: bool = True, **keys: Any) -> Recipe:
@@ -24,16 +24,18 @@ def data(rows: int, tokens_each: int) -> DataFacts:
     return DataFacts(rows, rows * tokens_each, tokens_each, "exact", "made up")
 
 
-# Tokens a second on one H200, onecard's own loop, QLoRA of a Mistral-7B shape (2026-11-21): benchmarks/truth.
+# Useful tokens a second on one H200, onecard's own loop, QLoRA of a Mistral-7B shape on document E's 1,600 rows of 129 tokens
+# (2026-11-21, benchmarks/train_speed.py): rows of a step, tokens of a pass, layers recomputed.
 @pytest.mark.parametrize(
-    ("rows", "tokens", "checkpointing", "tokens_s"),
-    [(1, 512, True, 1463), (1, 2048, True, 5642), (4, 1024, True, 8473), (1, 1024, False, 5100)],
+    ("step", "forward", "checkpointing", "tokens_s"),
+    [(64, 4608, False, 12_653), (64, 9728, True, 9_606), (16, 4096, True, 7_677)],
 )
 def test_training_speed_agrees_with_runs_on_a_card(
-    mistral: ModelShape, rows: int, tokens: int, checkpointing: bool, tokens_s: float
+    mistral: ModelShape, step: int, forward: int, checkpointing: bool, tokens_s: float
 ) -> None:
     speed = cold_start(find_card("h200-sxm"))
-    time = run_time(recipe(rows, checkpointing), mistral, data(64, tokens), speed, None)
+    wish = recipe(1, checkpointing, batch={"rows": 1, "accumulate": step, "forward_tokens": forward})
+    time = run_time(wish, mistral, DataFacts(1600, 206_000, 400, "exact", "counted"), speed, None)
     assert time is not None
     assert time.tokens_s == pytest.approx(tokens_s, rel=0.15)
     assert time.seconds.low < time.seconds.expected < time.seconds.high
@@ -142,7 +144,8 @@ def test_absurd_data_is_reckoned_all_the_same(mistral: ModelShape, facts: DataFa
 
 @pytest.mark.parametrize("gib", [7, 9, 12, 20])
 def test_advice_makes_the_run_fit_when_it_is_taken(mistral: ModelShape, gib: int) -> None:
-    wish = recipe(8, False, max_length=1024, optimizer={"name": "adamw_torch"}, base_quantization="int8")
+    batch = {"rows": 8, "accumulate": 4, "forward_tokens": 8192}
+    wish = recipe(8, False, batch=batch, max_length=1024, optimizer={"name": "adamw_torch"}, base_quantization="int8")
     assert training_ledger("a", wish, mistral, 1024).total_bytes > gib * GIB
     advice = training_advice("a", wish, mistral, 1024, gib * GIB)
     assert advice[0].startswith("gradient_checkpointing: true")
@@ -153,7 +156,7 @@ def test_advice_makes_the_run_fit_when_it_is_taken(mistral: ModelShape, gib: int
     for line in advice[1:]:
         key, _, value = line.partition(": ")
         if key == "batch":
-            changed["batch"] = {"rows": int(value.split("rows: ")[1].split(",")[0]), "accumulate": 1}
+            changed["batch"]["forward_tokens"] = int(value.split("forward_tokens: ")[1].split("}")[0])
         elif key == "optimizer":
             changed["optimizer"]["name"] = "adamw_8bit"
         elif key == "base_quantization":
@@ -165,3 +168,26 @@ def test_advice_makes_the_run_fit_when_it_is_taken(mistral: ModelShape, gib: int
 
 def test_it_says_so_when_no_change_helps(mistral: ModelShape) -> None:
     assert "even then it does not fit" in training_advice("a", recipe(2), mistral, 1024, 2 * GIB)[-1]
+
+
+def test_padded_rows_are_advised_to_be_fewer(mistral: ModelShape) -> None:
+    wish = recipe(8, True, batch={"rows": 8, "accumulate": 2, "packing": False})
+    advice = training_advice("a", wish, mistral, 2048, 8 * GIB)
+    assert advice[0].startswith("batch: {rows: ") and "forward_tokens" not in advice[0]
+
+
+def test_auto_recomputes_as_few_layers_as_the_card_allows(mistral: ModelShape) -> None:
+    wish = recipe(16, gradient_checkpointing="auto")
+    speed, rows = cold_start(find_card("a10g")), data(1000, 300)
+
+    def planned(gib: int) -> TrainingPlan:
+        return training_plan("a", "base", wish, mistral, rows, speed, None, gib * GIB)
+
+    roomy, middle, tight = planned(40), planned(16), planned(9)
+    assert roomy.recipe.gradient_checkpointing == 0
+    assert 0 < middle.recipe.gradient_checkpointing < mistral.layers
+    assert roomy.fits and middle.fits and tight.fits
+    one_less = middle.recipe.model_copy(update={"gradient_checkpointing": middle.recipe.gradient_checkpointing - 1})
+    assert training_ledger("a", one_less, mistral, 300).total_bytes > 16 * GIB
+    assert planned(5).recipe.gradient_checkpointing == mistral.layers and not planned(5).fits
+    assert roomy.time.seconds.expected < middle.time.seconds.expected < tight.time.seconds.expected

@@ -217,4 +217,4 @@ def _least_sure(ledger: Ledger) -> Tag:
 
 def _run(run: TrainingPlan, made: Plan, subject: Subject) -> str:
     on_card = f", on {made.card.name}" if subject.card or subject.fleet else ""
-    return f"plan: recipe {run.recipe.name}, batches of {run.recipe.batch.rows} x {run.row_tokens:,} tokens{on_card}"
+    return f"plan: recipe {run.recipe.name}, steps of {run.recipe.batch.step_rows} x {run.row_tokens:,} tokens{on_card}"

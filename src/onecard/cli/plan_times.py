@@ -69,7 +69,7 @@ def training_table(trainings: Sequence[TrainingPlan], width: int = ROOMY, hours:
     roomy = width >= ROOMY
     priced = any(run.time and run.time.median for run in trainings)
     names = [("agent", ""), *([("recipe", "")] if roomy else [])]
-    figures = [("batch", "right"), ("peak GiB", "right"), ("fits", "firm"), ("rows", "right"), ("time", "right")]
+    figures = [("step", "right"), ("peak GiB", "right"), ("fits", "firm"), ("rows", "right"), ("time", "right")]
     figures += [("USD", "right")] if priced else []
     figures += [(f"in {hours:g} h", "right")] if hours is not None else []
     made = table("training, alone on the card", *names, *figures)
@@ -77,7 +77,7 @@ def training_table(trainings: Sequence[TrainingPlan], width: int = ROOMY, hours:
         made.add_row(
             run.agent,
             *([run.recipe.name] if roomy else []),
-            f"{run.recipe.batch.rows} x {run.row_tokens}",
+            f"{run.recipe.batch.step_rows} x {run.row_tokens}",
             in_unit(GIB, run.peak_bytes),
             Text("yes", "green") if run.fits else Text("no", "bold red"),
             f"{run.data.rows:,}" if run.data else "-",
@@ -124,7 +124,7 @@ def training_note(trainings: Sequence[TrainingPlan]) -> str:
     """What the training table's words mean, how tokens were counted, and whose price it is."""
     known = [run.data for run in trainings if run.data]
     counted = f"; {known[0].source.partition(': ')[2]}" if known and known[0].tag != "exact" else ""
-    said = f"{phases_note(trainings)}batch: rows x tokens of the longest{counted}"
+    said = f"{phases_note(trainings)}step: rows x tokens of the longest{counted}"
     priced = next((run.time for run in trainings if run.time and run.time.median and run.time.cheapest), None)
     if priced is None or priced.median is None or priced.cheapest is None:
         return said

@@ -1,8 +1,8 @@
 """What a training step keeps of its tokens: bytes a token, by architecture, adapter and base.
 
-Each sum was read off the tensors alive at the peak of a forward and backward pass on a card (benchmarks/truth/look.py, PEFT 0.21,
-TRL 1.16, bf16 autocast) and checked against whole models. `wide` is the MLP's inner width, `hidden` the model's. A tensor of 16 bits
-over `wide` is 2 x wide bytes, a dropout's mask one byte a value, and layer norms come out of autocast in fp32.
+Layers whose adapters are computed fused (16-bit and nf4 bases) keep what their gradients are made of and nothing else; int8 layers keep
+what PEFT's own forward under autocast does. The sums were read off the tensors alive at the peak of a pass on a card and checked against
+whole models (docs/measurements). `wide` is the MLP's inner width, `hidden` the model's; a tensor of 16 bits over `wide` is 2 x wide bytes.
 """
 
 from __future__ import annotations
@@ -18,36 +18,65 @@ LAYER_NORM = frozenset(
         "opt", "phi", "phimoe", "stablelm", "starcoder2",
     }
 )  # fmt: skip
-# TRL 1.16 computes the loss in tiles of at most this size, kernels/chunked_logprob.py.
-TILE_TOKENS, TILE_WORDS = (
-    4096,
-    32768,
-)  # TRL 1.16 computes the loss in tiles of at most this size, kernels/chunked_logprob.py
+QK_NORM = frozenset({"qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma3", "gemma3_text", "exaone4", "apertus"})  # norms of queries and keys
+SANDWICHED = frozenset({"gemma2", "gemma3", "gemma3_text", "gemma4_text", "glm4"})  # a norm before and after attention and MLP
+ONE_PROJECTION = frozenset({"phi3", "gpt_neox", "falcon", "mpt", "gpt2", "gpt_bigcode", "bloom"})  # values are a view of one wide tensor
+SILU = frozenset({"silu", "swish"})
+
+PIECE_LOGITS = 1 << 27  # logits computed at a time: training/losses.py
+LOGIT_BYTES = 12  # in 16 bits, in fp32, their softmax and its gradient
+LEARNED_SHARE = 0.75  # of a row's tokens; in between what prompts and answers have in most data
 
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """Bytes a token: the input a checkpointed layer keeps, all that a layer keeps without, and the peaks beside what is kept: while
-    a layer goes forward for the last time, and while it goes backward, when a quantized weight is unpacked as well."""
+    """Bytes a token: the input a recomputed layer keeps, all that a layer keeps without, and what one layer takes beside what is kept
+    while it goes backward: one that was recomputed first, and one that was not."""
 
     layer_input: int
     layer_whole: int
-    forward: int
-    backward: int
+    recomputed: int
+    kept: int
 
 
-def token_bytes(recipe: Recipe, shape: ModelShape, form: Form, length: int) -> TokenBytes:
-    """`length` is that of a row: scores that are not fused grow with it."""
-    found = _layer_norm(recipe, shape) if shape.architecture in LAYER_NORM else _rms_norm(recipe, shape, form)
+def token_bytes(recipe: Recipe, shape: ModelShape, form: Form, length: int, *, keys_repeated: bool = False) -> TokenBytes:
+    """`length` is that of a row: scores that are not fused grow with it. `keys_repeated`: torch before 2.12 cannot let heads share keys
+    in packed attention."""
     scale = 2 if recipe.compute_dtype == "fp32" else 1
     scores = _scores(shape, length)
-    backward = max(found.backward + scores // 2, scores + 16 * shape.layout.hidden_size if scores else 0)
+    if form == "int8":
+        found = _layer_norm(recipe, shape) if shape.architecture in LAYER_NORM else _rms_norm(recipe, shape, form)
+    else:
+        found = _fused(recipe, shape, keys_repeated)
+    moment = max(found.recomputed + scores // 2, scores + 16 * shape.layout.hidden_size if scores else 0)
     return TokenBytes(
         found.layer_input * scale,
         found.layer_whole * scale + scores // 2,
-        found.forward * scale + scores // 2,
-        backward * scale,
+        moment * scale,
+        found.kept * scale + scores // 2,
     )
+
+
+def _fused(recipe: Recipe, shape: ModelShape, keys_repeated: bool) -> TokenBytes:
+    """Inputs of norms and of groups of Linears, queries, keys, values, the attention's answer, and what the MLP's gradient needs."""
+    wide, hidden = shape.widest, shape.layout.hidden_size
+    queries, keys = shape.attention_width, shape.kv_width
+    repeated = keys_repeated and keys < queries
+    attention = 4 * queries + 4 * (queries if repeated else keys) + 4 * shape.heads
+    if shape.architecture in QK_NORM:
+        attention += 2 * (queries + keys)
+    if shape.architecture in ONE_PROJECTION and not repeated:
+        attention += 2 * (queries + keys)
+    silu = shape.activation in SILU or (not shape.activation and shape.architecture not in SANDWICHED)
+    taken = shape.gated and not shape.fused_gate and silu  # its product is computed again backward
+    gated = shape.gated or shape.fused_gate
+    mlp = 4 * wide if taken or not gated else 8 * wide
+    norms = (12 if shape.architecture in SANDWICHED else 10 if shape.architecture == "phi3" else 8) * hidden
+    adapters = 2 * recipe.lora.rank * -(-sum(s.count for s in shape.targeted(recipe.lora.targets)) // shape.layers)
+    whole = norms + attention + mlp + adapters
+    product = 2 * wide if taken else 0
+    backward = product + (8 if gated else 4) * wide + 6 * hidden
+    return TokenBytes(2 * hidden, whole, whole + backward, backward)
 
 
 def _rms_norm(recipe: Recipe, shape: ModelShape, form: Form) -> TokenBytes:
@@ -64,7 +93,8 @@ def _rms_norm(recipe: Recipe, shape: ModelShape, form: Form) -> TokenBytes:
         forward += 8 * wide
     if shape.fused_gate:
         forward = max(forward, 12 * wide + 32 * hidden)
-    return TokenBytes(2 * hidden, whole, forward, inner + wide + outer + 2 * hidden)
+    moment = max(forward, inner + wide + outer + 2 * hidden)
+    return TokenBytes(2 * hidden + _held_by_products(shape), whole, moment, max(moment - whole, 0))
 
 
 def _layer_norm(recipe: Recipe, shape: ModelShape) -> TokenBytes:
@@ -73,7 +103,13 @@ def _layer_norm(recipe: Recipe, shape: ModelShape) -> TokenBytes:
     inner = wide * (11 if dropped else 8)
     outer = hidden * (32 if dropped else 26)
     forward = wide * (15 if dropped else 10) + outer + 4 * hidden
-    return TokenBytes(4 * hidden, inner + outer, forward, wide * (13 if dropped else 10) + outer)
+    moment = max(forward, wide * (13 if dropped else 10) + outer)
+    return TokenBytes(4 * hidden + _held_by_products(shape), inner + outer, moment, max(moment - inner - outer, 0))
+
+
+def _held_by_products(shape: ModelShape) -> int:
+    """bitsandbytes' int8 product holds its input where recomputation cannot let go of it: of attention, its output, and both of the MLP."""
+    return 4 * shape.layout.hidden_size + 2 * shape.attention_width + 2 * shape.widest
 
 
 def _scores(shape: ModelShape, length: int) -> int:
@@ -82,8 +118,7 @@ def _scores(shape: ModelShape, length: int) -> int:
 
 
 def loss_bytes(recipe: Recipe, shape: ModelShape, tokens: int) -> int:
-    """The loss in tiles; with trained rows also the merged head, its gradient in fp32 and the same in 16 bits."""
+    """The loss in pieces of the learned positions, and the states it is sent back through."""
     vocabulary, hidden = shape.layout.vocab_size, shape.layout.hidden_size
-    tile = 2 * min(tokens, TILE_TOKENS) * min(vocabulary, TILE_WORDS)
-    head = 8 * vocabulary * hidden if recipe.added_tokens else 0
-    return head + tile + 14 * hidden * tokens
+    places = min(round(LEARNED_SHARE * tokens), max(16, PIECE_LOGITS // max(vocabulary, 1)))
+    return LOGIT_BYTES * places * vocabulary + 6 * hidden * tokens

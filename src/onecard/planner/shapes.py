@@ -110,6 +110,12 @@ class ModelShape:
         """Whether those two are one Linear."""
         return "gate_up_proj" in self.modules
 
+    @property
+    def activation(self) -> str:
+        """transformers' name of the MLP's activation; empty where the config does not say."""
+        text = _text(self.config)
+        return str(text.get("hidden_act") or text.get("hidden_activation") or "")
+
     @cached_property
     def attention_width(self) -> int:
         """Heads x width of a head: what the attention's output projection reads."""

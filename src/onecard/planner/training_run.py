@@ -21,7 +21,8 @@ from onecard.planner.engine_facts import Range, Taken
 from onecard.planner.ledger import Ledger, Tag
 from onecard.planner.shapes import ModelShape
 from onecard.planner.speed import Answering, Seconds, SpeedFacts
-from onecard.planner.training import Phase, training_ledger, training_phases
+from onecard.planner.training import Phase, base_form, recomputed_layers, settled, training_ledger, training_phases
+from onecard.planner.training_passes import passes_per_epoch
 
 # How many tokens there may be for one that was reckoned from characters: ordinary English has 4 to 5 characters a token, code, figures
 # and other languages 2 to 3; of the embedded base's own data 0.71 to 0.91 was seen.
@@ -111,27 +112,26 @@ def run_time(
 ) -> RunTime | None:
     """Hours and dollars. None where the card's compute rate is not known.
 
-    A batch takes its operations (4 a weight and token, 6 with recomputation) at the share of the card's rate that QLoRA reaches,
-    and what the host needs to launch forward, recomputation and backward.
+    A pass takes its operations (4 a weight and token, 2 more for layers that are recomputed) at the share of the card's rate that
+    QLoRA reaches, or what the host needs to launch it, whichever is longer.
     """
     if speed.tflops is None:
         return None
-    each_epoch = ceil(data.rows / recipe.batch.rows)
-    steps = recipe.max_steps or ceil(recipe.epochs * ceil(each_epoch / recipe.batch.accumulate))
-    batches = recipe.max_steps * recipe.batch.accumulate if recipe.max_steps else recipe.epochs * each_epoch
-    rows = min(recipe.batch.rows, data.rows)
-    batch_tokens = rows * data.tokens / max(data.rows, 1)
-    padded = batch_tokens * (facts.PADDING if rows > 1 else 1)
-    passes = 6 if recipe.gradient_checkpointing else 4
-    share = facts.TRAINING_SHARE_CPU if on_cpu else facts.TRAINING_SHARE
-    compute = padded * passes * shape.active_parameters / (share * speed.tflops * 1e12)
-    forwards = (facts.TRAINING_FORWARDS_CPU if on_cpu else facts.TRAINING_FORWARDS)[recipe.gradient_checkpointing]
-    launch = forwards * _forward_host_s(recipe, shape, speed, on_cpu)
+    steps = recipe.max_steps or ceil(recipe.epochs * ceil(data.rows / recipe.batch.step_rows))
+    passes, laid = passes_per_epoch(recipe, shape, data.rows, data.tokens)
+    epochs = steps / max(ceil(data.rows / recipe.batch.step_rows), 1)
+    again = recomputed_layers(recipe, shape) / shape.layers
+    int8 = base_form(recipe, shape) == "int8"
+    share = facts.TRAINING_SHARE_CPU if on_cpu else facts.TRAINING_SHARE_INT8 if int8 else facts.TRAINING_SHARE
+    compute = laid * (4 + 2 * again) * shape.active_parameters / (share * speed.tflops * 1e12)
+    bare, whole = facts.TRAINING_FORWARDS_CPU if on_cpu else facts.TRAINING_FORWARDS_INT8 if int8 else facts.TRAINING_FORWARDS
+    launch = passes * (bare + again * (whole - bare)) * _forward_host_s(recipe, shape, speed, on_cpu)
     # A card computes while the host launches what comes next; a processor does one after the other.
-    expected = (compute + launch if on_cpu else max(compute, launch)) * batches
+    each_epoch = compute + launch if on_cpu else max(compute, launch)
+    expected = each_epoch * epochs + steps * _optimizer_s(recipe, shape, on_cpu)
     factors, source = _factors(data, speed, compute / (compute + launch or 1.0), on_cpu)
     seconds = Seconds.around(expected, factors)
-    tokens = round(batch_tokens * batches)
+    tokens = round(data.tokens * epochs)
     return RunTime(
         seconds=seconds,
         steps=steps,
@@ -142,6 +142,13 @@ def run_time(
         median=_cost(seconds, median_quote(price)) if price else None,
         source=source,
     )
+
+
+def _optimizer_s(recipe: Recipe, shape: ModelShape, on_cpu: bool) -> float:
+    """An 8-bit optimizer waits for the card after each of its tensors."""
+    if on_cpu or recipe.optimizer.name == "adamw_torch":
+        return 0.0
+    return facts.OPTIMIZER_TENSOR_S * 2 * sum(linear.count for linear in shape.targeted(recipe.lora.targets))
 
 
 def _factors(data: DataFacts, speed: SpeedFacts, computing: float, on_cpu: bool) -> tuple[Range, str]:
@@ -203,6 +210,7 @@ def training_plan(
 ) -> TrainingPlan:
     """One agent's run, alone on the card. `advised`: with what to change where it does not fit."""
     longest = min(data.longest, recipe.max_length) if data else recipe.max_length
+    recipe = settled(recipe, shape, longest, available_bytes, on_cpu=on_cpu)
     peak = training_ledger(agent, recipe, shape, longest, on_cpu=on_cpu, context=context)
     too_large = advised and peak.total_bytes > available_bytes
     return TrainingPlan(
@@ -235,14 +243,19 @@ def training_advice(
 
 
 def _smaller(recipe: Recipe, row_tokens: int) -> Iterator[tuple[str, Any, str]]:
-    """(key, value, text) of changes: recomputation, fewer rows at once, 8-bit state, a 4-bit base, shorter rows."""
-    if not recipe.gradient_checkpointing:
+    """(key, value, text) of changes: recomputation, smaller passes, 8-bit state, a 4-bit base, shorter rows."""
+    if recipe.gradient_checkpointing is not True:
         yield "gradient_checkpointing", True, "gradient_checkpointing: true (about 30% slower)"
-    rows, accumulate = recipe.batch.rows, recipe.batch.accumulate
-    while rows > 1:
+    batch = recipe.batch
+    tokens = batch.forward_tokens
+    while batch.packing and tokens > max(row_tokens, 512):
+        tokens = max(tokens // 2, row_tokens, 512)
+        yield "batch", batch.model_copy(update={"forward_tokens": tokens}), f"batch: {{forward_tokens: {tokens}}} (the same steps)"
+    rows, accumulate = batch.rows, batch.accumulate
+    while not batch.packing and rows > 1:
         rows, accumulate = rows // 2, accumulate * 2
-        batch = recipe.batch.model_copy(update={"rows": rows, "accumulate": accumulate})
-        yield "batch", batch, f"batch: {{rows: {rows}, accumulate: {accumulate}}}"
+        smaller = batch.model_copy(update={"rows": rows, "accumulate": accumulate})
+        yield "batch", smaller, f"batch: {{rows: {rows}, accumulate: {accumulate}}}"
     if recipe.optimizer.name == "adamw_torch":
         optimizer = recipe.optimizer.model_copy(update={"name": "adamw_8bit"})
         yield "optimizer", optimizer, "optimizer: {name: adamw_8bit}"
