@@ -14,7 +14,7 @@ from onecard.catalog.models import find_model, load_models
 from onecard.catalog.units import GIB
 from onecard.errors import FleetError
 from onecard.fleet.schema import Fleet
-from onecard.planner.plan import Evidence, plan
+from onecard.planner.plan import TIGHT_OF_NEED, Evidence, plan
 from onecard.planner.record import plan_record
 from onecard.planner.shapes import ModelShape, shape_of_model
 from onecard.planner.speed import SpeedFacts
@@ -50,6 +50,8 @@ def test_a_fleet_that_just_fits_is_called_tight(
     just = plan(fleet, card_of(need + 0.5 + 0.05), {"base": mistral})
     assert just.serving_fits
     assert just.tight
+    share = TIGHT_OF_NEED * need
+    assert plan(fleet, card_of(need + 0.5 + 0.9 * share), {"base": mistral}).tight
     over = plan(fleet, card_of(need + 0.5 - 0.05), {"base": mistral})
     assert not over.serving_fits
     assert not over.tight

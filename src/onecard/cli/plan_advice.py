@@ -11,7 +11,7 @@ from rich.text import Text
 from onecard.catalog.units import format_bytes
 from onecard.cli.plan_times import span
 from onecard.planner.advice import Advice, Change
-from onecard.planner.plan import TIGHT_SHARE, Plan
+from onecard.planner.plan import Plan, narrow_bytes
 
 RISKS = {"none": "green", "low": "yellow", "real": "bold red"}
 
@@ -40,7 +40,7 @@ def _to_fit(plan: Plan, file: Path) -> Iterator[Text | Padding]:
         return
     yield Text("what to change, any one of these:", "bold")
     for advice in plan.advice:
-        yield from _advice(advice, TIGHT_SHARE * plan.serving.bytes_tagged("assumed"))
+        yield from _advice(advice, narrow_bytes(plan.serving))
 
 
 def _advice(advice: Advice, tight_bytes: float) -> Iterator[Padding]:

@@ -16,7 +16,7 @@ from onecard.fleet.schema import Fleet, Quantization
 from onecard.planner.engine_facts import EngineName, Taken
 from onecard.planner.ledger import Ledger, Tag
 from onecard.planner.memory import Shapes
-from onecard.planner.plan import TIGHT_SHARE
+from onecard.planner.plan import narrow_bytes
 from onecard.planner.requests import AgentSpeed
 from onecard.planner.room import Room
 from onecard.planner.shapes import Form, ModelShape
@@ -177,13 +177,9 @@ class Option:
 
     @property
     def tight(self) -> bool:
-        """It fits, by less than the assumed lines may be off."""
+        """It fits, by less than the plan may be off."""
         left = self.headroom_bytes
-        return (
-            self.ledger is not None
-            and left is not None
-            and 0 <= left < TIGHT_SHARE * self.ledger.bytes_tagged("assumed")
-        )
+        return self.ledger is not None and left is not None and 0 <= left < narrow_bytes(self.ledger)
 
     @property
     def reach(self) -> int | None:
