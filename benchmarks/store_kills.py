@@ -33,6 +33,7 @@ from onecard.errors import OnecardError, StoreBusy
 
 AGENT, NAME = "writer", "style"
 VERSIONS_TO_PROMOTE = 8
+READER_PAUSE_S = 0.05  # a reader without a pause takes the processor from those who publish and are to be killed
 LOCK_TIMEOUT_S = 300.0  # everybody gets a turn; a wait that ends early would be counted, not hidden
 
 
@@ -148,6 +149,7 @@ class Run:
             except OnecardError as error:
                 wrong.append(f"a reader saw: {error}")
             shutil.rmtree(cache, ignore_errors=True)
+            time.sleep(READER_PAUSE_S)
         return {"hashed": hashed, "wrong": wrong}
 
     def _after_kills(self, told: list[dict[str, str]]) -> dict[str, Any]:
@@ -309,6 +311,9 @@ def _place(kind: str, scratch: Path) -> Iterator[str]:
     elif kind != "s3":
         yield kind.rstrip("/")
     else:
+        import aiobotocore.session  # noqa: F401  # once, before the forks: every child would take a second for it,
+        import s3fs  # noqa: F401  # and a kill is to hit the publishing, not the import
+
         server = Path(__file__).with_name("local_s3.py")
         with subprocess.Popen([sys.executable, str(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin and process.stdout

@@ -7,7 +7,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "onecard"
 ELSEWHERE = {"browser", "gpu", "vllm", "examples", "mini", "docs"}  # rooms of tests that have no module of their own
-ABOUT_EVERYTHING = {"test_mirror.py", "test_floors.py", "test_install.py", "adapters/test_hostile.py"}
+ABOUT_EVERYTHING = {
+    "test_mirror.py",
+    "test_floors.py",
+    "test_install.py",
+    "adapters/test_hostile.py",
+    "training/test_moving_bases.py",
+    "training/test_recipe_keys.py",
+    "training/test_traps.py",
+}
 
 
 def test_every_test_file_stands_where_its_module_stands() -> None:

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onecard.adapters.archive import INDEX, SMALL_BYTES, export_version, import_version, is_archive, opened
-from onecard.adapters.manifest import Verdict
+from onecard.adapters.archive_plain import manifest_of
+from onecard.adapters.manifest import BaseModelRecord, OriginRecord, Verdict
 from onecard.adapters.store import Store, StoredVersion
 from onecard.adapters.verification import WEIGHTS, digest_of
 from onecard.errors import AdapterRefused, InputError, OnecardError
@@ -55,15 +56,30 @@ def test_another_store_gets_the_same_version(archive: Path, store: Store, stored
         imported = import_version(other, read, "reader", "calm", by="bob")
     assert imported.address == "reader/calm@v0001" and imported.digest == stored.digest
     assert other.verify("reader", "calm", "v0001") == []
-    assert imported.manifest.parent == (
-        f"writer/style@v0002 of another store ({stored.digest[:12]}, exported {AT}), whose parent is writer/style@v0001"
-    )
-    changed = {"agent", "name", "version", "parent"}
+    assert imported.manifest.origin == OriginRecord(
+        address="writer/style@v0002", digest=stored.digest, exported_at=AT, trained_here=True,
+        before="trained after writer/style@v0001",
+    )  # fmt: skip
+    assert imported.manifest.parent is None, "a parent is a version of its own store"
+    changed = {"agent", "name", "version", "parent", "origin"}
     assert imported.manifest.model_dump(exclude=changed) == stored.manifest.model_dump(exclude=changed)
     assert {f.name: f.read_bytes() for f in imported.folder.iterdir() if f.name in stored.manifest.files} == {
         f.name: f.read_bytes() for f in stored.folder.iterdir() if f.name in stored.manifest.files
     }
     assert other.log("reader", "calm")[-1].by == "bob"
+
+
+def test_what_nobody_knew_there_nobody_knows_here(tmp_path: Path, store: Store, other: Store, adapter: Path) -> None:
+    """A LoRA made elsewhere goes through two stores and stays one."""
+    base = BaseModelRecord(id="org/base", fingerprint="f" * 64, quantization="none")
+    plain = manifest_of(adapter, "writer", "found", base, "c" * 64, (2,), "the folder my-lora")
+    export_version(store, store.publish("writer", "found", adapter, plain), tmp_path / "found.tar", AT)
+    with opened(tmp_path / "found.tar") as read:
+        found = import_version(other, read, "writer", "found")
+    assert found.manifest.training is None and not found.manifest.trained_here
+    origin = other.resolve("writer", "found@v0001").manifest.origin
+    assert origin and origin.address == "writer/found@v0001" and origin.before == "imported from the folder my-lora"
+    assert plain.origin and (origin.unknown, origin.assumed) == (plain.origin.unknown, plain.origin.assumed)
 
 
 def test_a_verdict_counts_elsewhere_only_when_it_is_wanted(archive: Path, store: Store, other: Store) -> None:

@@ -15,9 +15,8 @@ from onecard.adapters.archive_plain import (
     UNKNOWN_FIELDS,
     check_against_layers,
     manifest_of,
-    was_trained_here,
 )
-from onecard.adapters.manifest import AddedToken, BaseModelRecord, Manifest
+from onecard.adapters.manifest import AddedToken, BaseModelRecord, Manifest, OriginRecord
 from onecard.adapters.store import Store
 from onecard.adapters.verification import CONFIG, WEIGHTS
 from onecard.errors import AdapterRefused
@@ -37,13 +36,15 @@ def test_what_is_not_known_is_said_and_not_invented(store: Store, adapter: Path)
     manifest = made(adapter)
     check_against_layers(adapter, manifest, LAYERS)
     assert (manifest.rank, manifest.alpha, manifest.targets) == (4, 8.0, ("q_proj", "v_proj"))
-    said = manifest.recipe["imported"]
-    assert said["trained_here"] is False and said["from"] == "the folder trained"
-    assert said["unknown"] == list(UNKNOWN_FIELDS) and said["assumed"] == list(ASSUMED_FIELDS)
-    assert manifest.data_sha256 == manifest.training.hardware == manifest.training.memory_kind == "unknown"
-    assert manifest.training.curve == () and manifest.training.versions == {}
+    assert manifest.origin == OriginRecord(
+        address="the folder trained", trained_here=False, unknown=UNKNOWN_FIELDS, assumed=ASSUMED_FIELDS
+    )
+    assert manifest.training is None and manifest.data_sha256 is None and manifest.recipe == {}
     stored = store.publish("writer", "terse", adapter, manifest)
-    assert not was_trained_here(store.resolve("writer", f"terse@{stored.version}").manifest)
+    again = store.resolve("writer", f"terse@{stored.version}").manifest
+    assert again == stored.manifest and not again.trained_here
+    with pytest.raises(AdapterRefused, match="writer/terse@v0001 was not trained here"):
+        again.run  # noqa: B018
 
 
 def test_every_field_that_is_called_unknown_is_one(adapter: Path) -> None:
@@ -52,11 +53,7 @@ def test_every_field_that_is_called_unknown_is_one(adapter: Path) -> None:
         value: Any = flat
         for part in field.split("."):
             value = value[part]
-        assert field in ASSUMED_FIELDS or field == "recipe" or not value or value == "unknown"
-
-
-def test_what_was_trained_here_is_told_apart(makes: ModuleType) -> None:
-    assert was_trained_here(makes.a_manifest())
+        assert bool(value) == (field in ASSUMED_FIELDS)
 
 
 @pytest.mark.parametrize(

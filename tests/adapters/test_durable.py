@@ -239,3 +239,25 @@ def test_only_plain_files_are_copied(tmp_path: Path) -> None:
         with pytest.raises((OSError, OnecardError)):
             durable.copy_with_digest(tmp_path / name, tmp_path / f"{name}-copy")
         assert not (tmp_path / f"{name}-copy").exists()
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other bytes"])
+def test_a_file_that_is_written_to_meanwhile_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(b"o" * 100)
+    os.utime(source, ns=(10**18, 10**18))
+
+    def meanwhile(descriptor: int, writer: object = None) -> None:
+        with source.open("r+b") as other:
+            if change == "longer":
+                other.seek(100)
+            elif change == "shorter":
+                other.truncate(50)
+            other.write(b"new")
+
+    monkeypatch.setattr(durable, "flush", meanwhile)
+    with pytest.raises(AdapterRefused, match="changed while it was copied"):
+        durable.copy_with_digest(source, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

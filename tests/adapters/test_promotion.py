@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onecard.adapters.manifest import Verdict
-from onecard.adapters.promotion import bound, check_gate
+from onecard.adapters.promotion import bound, check_gate, outdated
 from onecard.errors import GateFailed, InputError
 
 PASSED = Verdict(passed=True, at="2026-11-21T10:00:00Z", suite_digest="s", summary={})
@@ -35,3 +35,32 @@ def test_a_verdict_belongs_to_one_digest() -> None:
     assert bound(mine, "a" * 64, "writer/style@v0001") == mine
     with pytest.raises(InputError, match="was given on"):
         bound(mine, "b" * 64, "writer/style@v0002")
+
+
+def judged_against(production: object, **changes: object) -> Verdict:
+    """A passing verdict on the digest d..., which says what was in production when it was given."""
+    summary = {"judged_against": {"production": production, "base_fingerprint": "c" * 64}}
+    return PASSED.model_copy(update={"digest": "d" * 64, "summary": summary, **changes})
+
+
+def test_a_verdict_counts_beside_the_production_it_was_compared_with() -> None:
+    given, first = judged_against("b" * 64), judged_against(None)
+    check_gate("writer/style@v0002", given, force=False, reason=None, production="b" * 64)
+    check_gate("writer/style@v0002", first, force=False, reason=None, production=None)
+    check_gate("writer/style@v0002", given, force=False, reason=None, production="d" * 64)  # it is in production itself
+    for verdict, production, said in (
+        (given, "e" * 64, "against bbbbbbbbbbbb in production, and now eeeeeeeeeeee is there"),
+        (given, None, "now nothing is there"),
+        (first, "e" * 64, "against nothing in production"),
+    ):
+        with pytest.raises(GateFailed, match=said) as caught:
+            check_gate("writer/style@v0002", verdict, force=False, reason=None, production=production)
+        assert "evaluate again" in (caught.value.next_step or "")
+        check_gate("writer/style@v0002", verdict, force=True, reason="known to be good", production=production)
+
+
+@pytest.mark.parametrize(
+    "summary", [{}, {"judged_against": {"base_fingerprint": "c"}}, {"judged_against": "production"}]
+)
+def test_a_verdict_that_never_compared_is_not_outdated(summary: dict[str, object]) -> None:
+    assert outdated(PASSED.model_copy(update={"summary": summary}), "e" * 64) is None

@@ -130,6 +130,49 @@ def test_an_alias_that_moves_during_a_promotion_is_noticed(
     assert any_store.aliases("writer", "style").production is None
 
 
+def judged_beside(production: str | None) -> Verdict:
+    """A passing verdict that compared a candidate with this digest in production."""
+    return PASSED.model_copy(update={"summary": {"judged_against": {"production": production}}})
+
+
+def test_a_verdict_is_of_no_use_once_production_changed(any_store: Store, tmp_path: Path, makes: ModuleType) -> None:
+    first, second, third = (
+        any_store.publish("writer", "style", makes.write_adapter(tmp_path / f"a{n}", 0.5 + n), makes.a_manifest())
+        for n in range(3)
+    )
+    any_store.promote("writer", "style", "v0001", verdict=judged_beside(None))
+    for version in ("v0002", "v0003"):
+        any_store.record_verdict("writer", "style", version, judged_beside(first.digest))
+    any_store.promote("writer", "style", "v0002")
+    any_store.promote("writer", "style", "v0002")  # itself: nothing to compare, and nothing to do
+    with pytest.raises(GateFailed, match=f"{first.digest[:12]} in production, and now {second.digest[:12]}") as caught:
+        any_store.promote("writer", "style", "v0003")
+    assert "evaluate again" in (caught.value.next_step or "")
+    any_store.promote("writer", "style", "v0003", force=True, reason="seen by hand")
+    last = any_store.log("writer", "style")[-1]
+    assert (last.version, last.forced, last.reason) == ("v0003", True, "seen by hand")
+    any_store.rollback("writer", "style")
+    any_store.rollback("writer", "style")
+    assert any_store.promote("writer", "style", "v0003").digest == third.digest  # what it was compared with is back
+
+
+def test_production_that_changes_during_a_promotion_is_noticed(
+    any_store: Store, tmp_path: Path, makes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        any_store.publish("writer", "style", makes.write_adapter(tmp_path / f"a{n}", 0.5 + n), makes.a_manifest())
+    any_store.record_verdict("writer", "style", "v0002", judged_beside(None))
+
+    def meanwhile(*arguments: object) -> None:
+        monkeypatch.undo()
+        any_store.promote("writer", "style", "v0001", force=True, reason="hurry")
+
+    monkeypatch.setattr(store_module, "_check_unchanged", meanwhile)
+    with pytest.raises(GateFailed, match="against nothing in production"):
+        any_store.promote("writer", "style", "v0002")
+    assert any_store.aliases("writer", "style").production == "v0001"
+
+
 def test_what_is_aliased_is_not_removed_and_no_number_comes_twice(
     any_store: Store, adapter: Path, makes: ModuleType
 ) -> None:

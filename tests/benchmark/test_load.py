@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from onecard.benchmark.load import StepRun, closed_loop, to_request
-from onecard.benchmark.prompts import draw, given_prompts
+from onecard.benchmark.http_stream import StreamClient
+from onecard.benchmark.load import StepRun, closed_loop, open_loop, to_request
+from onecard.benchmark.prompts import Prompt, Question, draw, given_prompts
 from onecard.evidence.results import RequestRecord, Step
 from onecard.evidence.summaries import latency_ms, percentile, summarize
 from onecard.wire.chat import ChatRequest
@@ -154,3 +156,63 @@ def test_what_is_sent_is_what_was_asked() -> None:
 def test_who_answered_is_recorded() -> None:
     records, _, _ = run(1, 2, tokens=2, headers={"x-onecard-adapter": "style@v0001"})
     assert {record.adapter for record in records} == {"style@v0001"}
+
+
+def opened(
+    schedule: list[float], *, deadline_ms: float | None = None, enough: Any = None, client: Any = None, **server: Any
+) -> tuple[list[RequestRecord], FakeServer, StepRun]:
+    async def measure() -> tuple[list[RequestRecord], FakeServer, StepRun]:
+        step, question = StepRun(), draw(PROMPTS, (), 1, 1, 0, 1)[0][0]
+        coming = [(at_s, replace(question, deadline_ms=deadline_ms)) for at_s in schedule]
+        async with (
+            FakeServer(**{"models": ("explainer",), **server}) as fake,
+            StreamClient(fake.url, timeout_s=20) as own,
+        ):
+            ends = {"enough": enough} if enough else {}
+            await open_loop(client or own, coming, step, max_new_tokens=None, **ends)
+        return step.requests, fake, step
+
+    return asyncio.run(measure())
+
+
+def test_a_schedule_does_not_wait_for_answers() -> None:
+    records, _, step = opened([n * 0.02 for n in range(15)], ttft_s=0.5, tokens=1)
+    assert sorted(r.intended_s for r in records) == pytest.approx([n * 0.02 for n in range(15)], abs=2e-6)
+    assert all(r.sent_s >= r.intended_s for r in records)
+    assert max(r.end_s for r in records) < 15 * 0.5  # one after the other would take that long
+    assert step.most_at_once == 15 and len({r.caller for r in records}) == 15
+
+
+def test_a_freeze_is_seen_by_everybody_who_would_have_come_meanwhile() -> None:
+    records, _, _ = opened([n * 0.02 for n in range(60)], tokens=1, freeze_after=10, freeze_s=0.8)
+    late = [latency_ms(r) for r in records]
+    assert percentile(late, 95) > 600
+    assert sum(1 for ms in late if ms > 100) >= 30  # a closed loop of a few callers would have shown it a few times
+
+
+def test_our_own_standstill_is_in_the_latency_of_a_schedule() -> None:
+    records, _, _ = opened([0.0, 0.01, 0.02], client=StuckClient(0.2))
+    by_start = sorted(records, key=lambda r: r.intended_s)
+    assert latency_ms(by_start[2]) >= 380  # the third was meant to start while the first two blocked everything
+    assert (by_start[2].sent_s - by_start[2].intended_s) * 1e3 >= 180
+
+
+def test_a_deadline_is_sent_and_recorded() -> None:
+    records, fake, _ = opened([0.0, 0.01], deadline_ms=1500.0, tokens=1)
+    assert {seen.headers["x-deadline-ms"] for seen in fake.seen} == {"1500"}
+    assert {r.deadline_ms for r in records} == {1500.0}
+
+
+def test_a_schedule_ends_when_enough_was_seen() -> None:
+    records, _, _ = opened([n * 0.01 for n in range(2000)], tokens=1, enough=lambda run: len(run.requests) >= 5)
+    assert 5 <= len(records) < 400
+
+
+def test_images_go_with_the_question() -> None:
+    prompt = Prompt(0, "what is this?", images=("data:image/png;base64,AAAA",), max_new_tokens=7)
+    body = to_request(Question("explainer", None, prompt), 99).model_dump(exclude_none=True)
+    assert body["messages"][0]["content"] == (
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "text", "text": "what is this?"},
+    )
+    assert body["max_tokens"] == 7

@@ -17,11 +17,10 @@ from onecard.benchmark.plots import (
     latency_plot,
     pictures,
     prediction_plot,
-    running_mean,
     throughput_plot,
-    training_plot,
     ttft_plot,
 )
+from onecard.benchmark.plots_training import loss_plot
 from onecard.benchmark.report_data import Comparison, Extras, Measured, Training, assemble
 from onecard.errors import MissingPart
 from onecard.evidence.results import ResultFile
@@ -52,7 +51,7 @@ def test_every_picture_is_a_whole_svg_and_png(make_result: Make) -> None:
     drawn = pictures(assemble(results, [extras]))
     assert [picture.name for picture in drawn] == [
         *("comparison", "latency-1", "throughput-1", "ttft-1", "itl-1"),
-        *("latency-2", "throughput-2", "ttft-2", "itl-2", "prediction", "training"),
+        *("latency-2", "throughput-2", "ttft-2", "itl-2", "prediction", "training", "training-rate"),
     ]
     for picture in drawn:
         root = ElementTree.fromstring(picture.svg)
@@ -104,7 +103,7 @@ def test_any_name_can_be_drawn(make_result: Make, text: str) -> None:
     for picture in (
         comparison_of_results([(text, result), (text, result)]),
         prediction_plot([compared]),
-        training_plot([training(text, 3)]),
+        loss_plot([training(text, 3)]),
     ):
         assert picture is not None
         ElementTree.fromstring(themed(picture))
@@ -114,7 +113,7 @@ def test_what_cannot_be_drawn_is_left_out(make_result: Make) -> None:
     empty = make_result(callers=(1,), repeats=1, requests=1).model_copy(update={"steps": ()})
     assert [latency_plot(empty), throughput_plot(empty), ttft_plot(empty), itl_plot(empty)] == [None] * 4
     assert prediction_plot(()) is None
-    assert training_plot((training("one point", 1),)) is None
+    assert loss_plot((training("one point", 1),)) is None
     assert comparison_of_results([("a", make_result())]) is None
     few = make_result(callers=(1,), repeats=1, requests=3)
     assert ttft_plot(few) is None  # 19 values or fewer say nothing about their tails
@@ -130,12 +129,6 @@ def test_without_tokens_only_requests_are_drawn(make_result: Make) -> None:
     picture = throughput_plot(result.model_copy(update={"steps": tuple(silent)}))
     assert picture is not None
     assert "requests/s" in picture.alt and "tokens/s" not in picture.alt
-
-
-def test_running_mean() -> None:
-    assert running_mean([1, 2, 3, 4, 5], 3) == [1.5, 2, 3, 4, 4.5]
-    assert running_mean([1, 2], 1) == [1, 2]
-    assert running_mean([], 3) == []
 
 
 def test_without_matplotlib_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch, make_result: Make) -> None:

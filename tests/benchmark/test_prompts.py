@@ -103,3 +103,30 @@ def test_rows_own_presets_are_used_and_a_wanted_preset_picks_its_rows() -> None:
 def test_the_digest_tells_prompt_sets_apart() -> None:
     assert TEN.sha256 != shipped_prompts().sha256
     assert given_prompts(["a", "b"], "x").sha256 == given_prompts(["a", "b"], "y").sha256
+
+
+def test_images_are_carried_as_data_urls(tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_bytes(b"\x89PNG")
+    file = tmp_path / "p.jsonl"
+    file.write_text(
+        '{"prompt": "a", "images": ["page.png", "data:image/gif;base64,R0"], "max_new_tokens": 9}\n{"prompt": "b"}\n'
+    )
+    first, second = read_prompts(file).rows
+    assert first.images == ("data:image/png;base64,iVBORw==", "data:image/gif;base64,R0") and first.max_new_tokens == 9
+    assert second.images == ()
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    assert read_prompts(plain).sha256 == given_prompts(["a", "b"], "x").sha256 != read_prompts(file).sha256
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [('"images": "x.png"', "images is"), ('"images": ["nope.png"]', "cannot be read"), ('"images": ["x.txt"]', "not called as an image"),
+     ('"max_new_tokens": 0', "max_new_tokens is 0")],
+)  # fmt: skip
+def test_broken_images_are_said_with_their_line(tmp_path: Path, row: str, said: str) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "a", ' + row + "}\n")
+    with pytest.raises(DataError, match=said) as caught:
+        read_prompts(file)
+    assert str(caught.value.where).endswith("p.jsonl:1")

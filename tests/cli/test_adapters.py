@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,15 +27,18 @@ agents: {writer: {model: base, adapter: style@production}}
 """
 
 
+# The functions that make adapters for the store's own tests, and the S3 server they use.
+_spec = spec_from_file_location("adapter_makes", Path(__file__).parents[1] / "adapters" / "conftest.py")
+assert _spec and _spec.loader
+_makes = module_from_spec(_spec)
+sys.modules[_spec.name] = _makes
+_spec.loader.exec_module(_makes)
+s3_endpoint, s3_url, memory_url = _makes.s3_endpoint, _makes.s3_url, _makes.memory_url
+
+
 @pytest.fixture(scope="module")
 def makes() -> ModuleType:
-    """The functions that make adapters for the store's own tests."""
-    spec = spec_from_file_location("adapter_makes", Path(__file__).parents[1] / "adapters" / "conftest.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return _makes
 
 
 @pytest.fixture
@@ -207,6 +211,53 @@ def test_an_adapter_that_cannot_be_read_does_not_hide_the_others(
 
 def test_an_empty_store_says_what_fills_it(run: Run, tmp_path: Path) -> None:
     assert "`onecard train` publishes one" in run("list", "--store", str(tmp_path))[1]
+
+
+def test_a_store_at_a_url_is_used_like_a_folder(
+    store: Store, run: Run, memory_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there = ("--store", memory_url)
+    code, out, _ = run("list", *there)
+    assert code == 0 and out.startswith(f"no adapters at {memory_url}: ") and f"import --store {memory_url}" in out
+    code, _, err = run("promote", "writer/style", *there)
+    assert code == 2 and "no store here" in err
+    run("export", "writer/style@v0003", "--to", str(tmp_path / "style.tar"))
+    for version in ("v0001", "v0002"):
+        assert f"writer/style@{version} is published" in run("import", str(tmp_path / "style.tar"), *there)[1]
+    shutil.rmtree(tmp_path / "cache")
+    shown = " ".join(run("show", "writer/style@candidate", *there)[1].split())
+    assert f"where {memory_url}/agents/writer/adapters/style/v0002" in shown
+    assert "origin writer/style@v0003 of another store" in shown
+    assert json.loads(run("show", "writer/style@v0001", *there, "--json")[1])["where"].endswith("/v0001")
+    for arguments in (["list"], ["show", "writer/style"], ["log", "writer/style"]):
+        assert run(*arguments, *there)[0] == 0
+    assert run("verify", *there)[:2] == (0, "writer/style@v0001: as published\nwriter/style@v0002: as published\n")
+    assert not (tmp_path / "cache").exists(), "looking downloads nothing"
+    assert run("promote", "writer/style", *there)[0] == 1
+    for version in ("v0001", "v0002"):
+        assert run("promote", f"writer/style@{version}", *there, "--force", "--reason", "seen by hand")[0] == 0
+    assert run("rollback", "writer/style", *there)[:2] == (0, "writer/style@v0001 is in production\n")
+    assert run("export", "writer/style@production", "--to", str(tmp_path / "back"), *there)[0] == 0
+    assert (tmp_path / "back" / "adapter_model.safetensors").read_bytes() == (
+        store.resolve("writer", "style@v0003").folder / "adapter_model.safetensors"
+    ).read_bytes()
+    code, _, err = run("remove", "writer/style@v0001", "--yes", *there)
+    assert code == 1 and "v0001 is production" in err
+
+
+def test_a_store_in_a_bucket_is_looked_at_without_a_download(
+    store: Store, run: Run, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run("list", "--store", s3_url)[1].startswith(f"no adapters at {s3_url}: ")
+    run("export", "writer/style@v0003", "--to", str(tmp_path / "style.tar"))
+    assert "writer/style@v0001 is published" in run("import", str(tmp_path / "style.tar"), "--store", s3_url)[1]
+    shutil.rmtree(tmp_path / "cache")
+    assert f"{s3_url}/agents/writer" in run("show", "writer/style@v0001", "--store", s3_url)[1]
+    assert not (tmp_path / "cache").exists()
+    code, _, err = run("list", "--store", "s3://no-such-bucket/x")
+    assert code == 2 and "no such bucket" in err
 
 
 def test_nothing_heavy_is_imported(store: Store) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -240,7 +241,7 @@ def test_a_result_that_cannot_be_written_at_the_end_is_kept_elsewhere(
 
     def run_and_lose_the_folder(self: Any) -> Any:
         result = run(self)
-        (folder / "results").rmdir()
+        shutil.rmtree(folder / "results")
         (folder / "results").write_text("")
         return result
 

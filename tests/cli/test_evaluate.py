@@ -496,11 +496,16 @@ def test_a_plain_completion_agent_is_not_judged_over_chat(fleet: Path, capsys: p
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [({"engine": "vllm"}, "engine vllm is not opened here"), ({"quantization": "awq"}, "awq is not loaded")],
+    [
+        ({"engine": "vllm"}, "engine vllm is not installed"),
+        ({"quantization": "awq"}, "only vLLM holds awq"),
+        ({"engine": "local", "quantization": "awq"}, "awq is not served by the local engine"),
+    ],
 )
-def test_a_model_that_is_opened_elsewhere_is_an_error(
-    fleet: Path, model: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_model_that_cannot_be_opened_here_is_an_error(
+    fleet: Path, model: dict[str, str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("ONECARD_VLLM_PYTHON", raising=False)
     document = yaml.safe_load(fleet.read_text())
     document["models"]["base"] |= model
     fleet.write_text(yaml.safe_dump(document))
@@ -647,7 +652,9 @@ def test_the_page_beside_the_report_reads_as_the_terminal(released: Path, engine
     assert "so it is said" in page and "production is v0001" in page
 
 
-def test_another_agents_task_is_asked_of_this_adapter(fleet: Path, engine: Scripted) -> None:
+def test_another_agents_task_is_asked_of_this_adapter(
+    fleet: Path, engine: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_rows(fleet.parent / "other.jsonl", MANY)
     document = yaml.safe_load(fleet.read_text())
     document["agents"]["other"] = {
@@ -660,6 +667,10 @@ def test_another_agents_task_is_asked_of_this_adapter(fleet: Path, engine: Scrip
     assert run(fleet) == 0
     asked = [r.messages[0].content for r in engine.requests if r.max_new_tokens == 5]
     assert len(asked) == 120 and not any(text.startswith("<O>") for text in asked)
+    gate_alone = ["verify", str(fleet), "--agent", "writer", "--only", "gate"]
+    assert main(gate_alone) == 0, capsys.readouterr().out
+    assert run(fleet, "--seed", "3") == 0
+    assert main(gate_alone) == 0, "a verdict of another seed is one on the same suite"
     engine.base = ""
     engine.change = lambda text: "No clue" if "A thing" in text else text
     assert run(fleet) == 1

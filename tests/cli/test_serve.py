@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from onecard.cli.main import main
 from onecard.cli.serve import serve_in_background
 from onecard.errors import InputError
 from onecard.fleet.loader import load_fleet
+from onecard.serving.keys import KeyRing
 
 PRESETS = {"terse": {"max_new_tokens": 4}, "verbose": {"max_new_tokens": 8}}
 FLEET: dict[str, Any] = {
@@ -42,7 +45,11 @@ def written(folder: Path, fleet: dict[str, Any]) -> Path:
 
 
 def test_a_process_serves_until_it_is_interrupted(fleet: Path) -> None:
+    ring = KeyRing(fleet.with_name("keys.json"))
+    asker = {"authorization": f"Bearer {ring.add('asker', ('infer:teller',))}"}
+    log = fleet.with_name("requests.jsonl")
     command = [sys.executable, "-m", "onecard", "serve", str(fleet), "--port", "0", "--json"]
+    command += ["--host", "0.0.0.0", "--keys", str(ring.file), "--log", str(log), "--log-prompts"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -50,7 +57,11 @@ def test_a_process_serves_until_it_is_interrupted(fleet: Path) -> None:
         try:
             assert process.stdout is not None
             told = json.loads(process.stdout.readline())
-            answer = httpx.post(f"{told['url']}/generate", json={"prompt": "What is a stack?"}, timeout=60)
+            url = f"{told['url']}/generate".replace("0.0.0.0", "127.0.0.1")
+            answer = httpx.post(url, json={"prompt": "What is a stack?"}, headers=asker, timeout=60)
+            stranger = httpx.post(url, json={"prompt": "What is a stack?"}, timeout=60)
+            process.send_signal(signal.SIGHUP)
+            until(lambda: len(log.read_text().splitlines()) == 3)
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=60)
         finally:
@@ -59,6 +70,23 @@ def test_a_process_serves_until_it_is_interrupted(fleet: Path) -> None:
     assert (answer.status_code, answer.json()["style"], answer.headers["x-onecard-agent"]) == (200, "terse", "teller")
     assert 1 <= answer.json()["tokens"] <= 4
     assert (process.returncode, out, errors) == (0, "", "")
+    assert stranger.status_code == 401
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [(line["event"], line.get("key"), line.get("status")) for line in lines]
+    assert sorted(told, key=str) == [
+        ("reload", None, None), ("request", "asker", 200), ("request", None, 401),
+    ]  # fmt: skip
+    assert (
+        next(line["asked"] for line in lines if "asked" in line) == {"prompt": "What is a stack?"}
+        and log.stat().st_mode & 0o077 == 0
+    )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_the_check_asks_every_agent_and_shows_the_memory(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +105,7 @@ def test_a_service_in_the_background_has_a_url(fleet: Path) -> None:
     steps: list[str] = []
     with serve_in_background(load_fleet(fleet), on_progress=steps.append) as running:
         assert httpx.get(f"{running.url}/health").json()["fleet"] == "bare"
-    assert steps == ["loading embedded:mini"]
+    assert steps[-1] == "loading embedded:mini"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{running.url}/health")
 
@@ -105,7 +133,6 @@ def test_a_failed_start_frees_the_port(fleet: Path) -> None:
     [
         ({"adapter": "tale@production"}, 2, "onecard train"),
         ({"input": "image"}, 2, "agent teller cannot be served"),
-        ({"task": "rerank"}, 2, "agent teller cannot be served"),
     ],
 )
 def test_an_agent_that_cannot_be_served_is_named(
@@ -119,7 +146,24 @@ def test_an_agent_that_cannot_be_served_is_named(
 def test_other_machines_are_kept_out(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(fleet), "--host", "0.0.0.0"]) == 2
     assert "no keys" in capsys.readouterr().err
+    empty = fleet.with_name("keys.json")
+    assert main(["serve", str(fleet), "--host", "0.0.0.0", "--keys", str(empty)]) == 2
+    assert "onecard keys add" in " ".join(capsys.readouterr().err.split())
+    assert main(["serve", str(fleet), "--log-prompts"]) == 2
+    assert "without a log" in capsys.readouterr().err
 
 
 def test_a_port_that_is_none_is_refused(fleet: Path) -> None:
     assert main(["serve", str(fleet), "--port", "70000"]) == 2
+
+
+def test_the_test_mode_answers_for_a_fleet_of_large_models(capsys: pytest.CaptureFixture[str]) -> None:
+    """Document A6: the re-ranker can be tried without a card and without a download."""
+    justnews = Path(__file__).parents[2] / "examples" / "justnews-rtx3090.yaml"
+    assert main(["serve", str(justnews), "--embedded", "--check", "--json"]) == 0
+    shown = capsys.readouterr()
+    report = json.loads(shown.out)
+    ranker = next(probe for probe in report["probes"] if probe["agent"] == "reranker")
+    assert report["passed"] and ranker["text"].startswith("ranks first")
+    assert {model["id"] for model in report["health"]["models"]} == {"embedded:mini"}
+    assert "reranker answers without mistral_rerank@production" in shown.err

@@ -208,6 +208,42 @@ def test_a_length_that_is_not_kept_fails_over_http(running: Running, made: Path,
     }
 
 
+def test_what_is_demanded_beside_rivals_is_left_to_the_gate(running: Running, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "compared")
+    (tmp_path / "compared" / "other.jsonl").write_text(rows({"mouse": "A hand."}))
+    rivals = {"production": 0.1, "base": 0.1}
+    checks = [
+        {"preset": "terse", "max_tokens": 24, "repetition": 0.9, "no_worse_than": rivals},
+        {"preset": "terse", "overlap": 0.0, "better_than": "base"},
+    ]
+    suite = {"data": "test.jsonl", "checks": checks, "regressions": [{"data": "other.jsonl"}]}
+    loaded = load_fleet(write(tmp_path / "compared", suite=suite))
+    found = list(style_checks(asking(running, loaded), "writer", lambda step: None))
+    assert {check.outcome for check in found} == {"pass", "not applicable"}, found
+    assert "not compared here with production and base" in found[0].evidence and found[0].outcome == "pass"
+    said = {check.what: check.seen for check in found if check.outcome == "not applicable"}
+    assert said == {
+        "held-out rows: words shared with the reference": "not compared here with base: the gate does that",
+        "not unlearned: other.jsonl": "not compared here with production and base: the gate does that",
+    }
+
+
+def test_few_rows_that_do_not_keep_the_suite_are_followed_by_all_of_them(
+    running: Running, made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path / "strict")
+    suite = {"data": "test.jsonl", "rows": 2, "checks": [{"preset": "terse", "min_tokens": 30}]}
+    asked = asking(running, load_fleet(write(tmp_path / "strict", suite=suite)))
+    steps: list[str] = []
+    found = next(style_checks(replace(asked, wanted=Wanted(rows=1, prompts=1, seeds=1)), "writer", steps.append))
+    assert (
+        found.outcome == "fail"
+        and found.seen.startswith("0 of 2 answers")
+        and "rows of the suite" not in found.evidence
+    )
+    assert steps == ["asking writer 1 held-out questions", "asking writer all 2: so few do not settle it"]
+
+
 def test_a_service_that_died_is_a_failure_and_not_a_gap(running: Running, made: Path) -> None:
     loaded = load_fleet(made / "fleet.yaml")
     gone = replace(asking(running, loaded), url="http://127.0.0.1:9")

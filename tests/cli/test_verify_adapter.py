@@ -10,7 +10,7 @@ import pytest
 
 from onecard.adapters.aliases import Aliases
 from onecard.adapters.journal import LogEntry
-from onecard.adapters.manifest import BaseModelRecord, CurvePoint, Manifest, TrainingRecord, Verdict
+from onecard.adapters.manifest import BaseModelRecord, CurvePoint, Manifest, OriginRecord, TrainingRecord, Verdict
 from onecard.adapters.store import StoredVersion
 from onecard.catalog.units import GIB
 from onecard.cli.verify_adapter import AdapterSeen, Room, adapter_checks, gate_checks, loss_ends, training_checks
@@ -101,6 +101,14 @@ def test_a_fault_fails_its_own_check_and_no_other(facts: AdapterSeen, what: str,
     failed = [check for check in everything(facts) if check.outcome != "pass"]
     assert [check.what.startswith(what) for check in failed] == [True], [check.what for check in failed]
     assert failed[0].outcome == "fail" and words in failed[0].seen and failed[0].next_step
+
+
+def test_the_training_of_an_adapter_made_elsewhere_cannot_be_checked() -> None:
+    origin = OriginRecord(address="the folder my-lora", trained_here=False)
+    found = everything(seen(manifest().model_copy(update={"training": None, "data_sha256": None, "origin": origin})))
+    unseen = [check for check in found if check.outcome != "pass"]
+    assert [(check.criterion, check.outcome) for check in unseen] == [("training", "could not be checked")]
+    assert "not trained here: it is the folder my-lora" in unseen[0].seen and len(found) == 5
 
 
 def test_a_forced_promotion_is_not_a_passed_gate() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onecard.errors import FleetError
 from onecard.evaluation import gate, scorers
-from onecard.evaluation.gate import Absent, CheckResult, RowRecord, demands_of, judge, outdated, suite_digest, verdict
+from onecard.evaluation.gate import Absent, CheckResult, RowRecord, demands_of, judge, suite_digest, verdict
 from onecard.evaluation.questions import Question
 from onecard.evaluation.suite import ScoredAnswer
 from onecard.fleet.schema import Check, Deadline, Preset, Suite
@@ -254,13 +254,3 @@ def test_a_verdict_knows_what_it_was_judged_against() -> None:
     given_verdict = verdict(report, at="now", digest="d" * 64, judged_against=against)
     assert given_verdict.summary["judged_against"] == against
     assert given_verdict.summary["seed"] == 3
-    assert outdated(given_verdict, "b" * 64) is None
-    assert outdated(given_verdict, "d" * 64) is None  # it is in production itself
-    assert (
-        outdated(given_verdict, "e" * 64)
-        == "it was judged against bbbbbbbbbbbb in production, and now eeeeeeeeeeee is there"
-    )
-    assert outdated(given_verdict, None) is not None
-    first = verdict(report, at="now", digest="d" * 64, judged_against={"production": None})
-    assert outdated(first, None) is None and outdated(first, "e" * 64) is not None
-    assert outdated(verdict(report, at="now"), "e" * 64) is None  # an older verdict, which never compared

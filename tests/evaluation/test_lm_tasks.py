@@ -23,7 +23,7 @@ def rows(*values: float, more_is_better: bool = True) -> TaskRows:
 
 def test_without_the_harness_the_line_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(MissingPart, match="pip install lm-eval"):
+    with pytest.raises(MissingPart, match=r"pip install .onecard\[eval\]"):
         load_harness()
 
 

@@ -70,7 +70,9 @@ def result(*steps: Step) -> ResultFile:
         "prompts_rows": 3,
     }
     times = {"started_at": "2026-11-21T12:00:00+00:00", "ended_at": "2026-11-21T12:01:00+00:00"}
-    return ResultFile.model_validate({"schema": 1, **times, "what": what, "where": where, "how": how, "steps": steps})
+    return ResultFile.model_validate(
+        {"schema": results.SCHEMA, **times, "what": what, "where": where, "how": how, "steps": steps}
+    )
 
 
 def one_step(*requests: RequestRecord) -> Step:

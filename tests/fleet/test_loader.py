@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from onecard.errors import FleetError
 from onecard.fleet.document import known_keys
 from onecard.fleet.loader import load_fleet, shipped_recipes
+from onecard.fleet.recipe import HUB
 from onecard.fleet.schema import Fleet, ModelSpec
+from onecard.training import hub_rows
 
 GOOD = """\
 name: newsroom
@@ -105,6 +107,29 @@ def test_missing_data_file_says_where_it_was_looked_for(fleet_file) -> None:
     loaded = load_fleet(fleet_file(GOOD))
     with pytest.raises(FleetError, match=r"agents\.synthesizer\.data: no file .*rows\.jsonl"):
         loaded.data_file("synthesizer")
+
+
+def test_rows_may_be_a_data_set_of_the_hub_or_a_saved_one(fleet_file, tmp_path: Path) -> None:
+    """Named by the agent, or by a recipe in another folder; the hub is not asked, a folder is told by what `save_to_disk` leaves."""
+    named = load_fleet(fleet_file(GOOD.replace("rows.jsonl", "hub:owner/rows:test")))
+    assert named.data_file("synthesizer") == "hub:owner/rows:test"
+    (tmp_path / "recipes").mkdir()
+    for said, wanted in (("hub:owner/rows", "hub:owner/rows"), ("../saved", tmp_path.resolve() / "saved")):
+        (tmp_path / "recipes" / "mine.yaml").write_text(f"data: {said}\n")
+        text = GOOD.replace("style-tokens", "recipes/mine.yaml").replace("    data: rows.jsonl\n", "")
+        for name in ("dataset_info.json", "dataset_dict.json"):
+            (tmp_path / "saved").mkdir(exist_ok=True)
+            (tmp_path / "saved" / name).write_text("{}")
+            assert load_fleet(fleet_file(text)).data_file("synthesizer") == wanted
+            (tmp_path / "saved" / name).unlink()
+    with pytest.raises(FleetError, match=r"no file .*saved"):
+        load_fleet(fleet_file(text)).data_file("synthesizer")
+    with pytest.raises(FleetError, match=r"no training data.*hub:owner/name\[:split\]"):
+        load_fleet(fleet_file(GOOD.replace("    data: rows.jsonl\n", ""))).data_file("synthesizer")
+
+
+def test_the_hubs_prefix_is_the_readers() -> None:
+    assert hub_rows.PREFIX == HUB
 
 
 def test_recipe_file_faults_name_the_recipe_file(fleet_file, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_trained_weights_cost_what_the_optimizer_says(mistral: ModelShape) -> No
 
 def test_added_tokens_cost_rows_and_whole_tables_only_where_that_is_asked(mistral: ModelShape) -> None:
     def parts(**keys: Any) -> dict[str, int]:
-        return {line.part: line.bytes for line in trained_lines("a", recipe(added_tokens=["<A>", "<B>"], **keys), mistral)}
+        return {
+            line.part: line.bytes for line in trained_lines("a", recipe(added_tokens=["<A>", "<B>"], **keys), mistral)
+        }
 
     rows, whole = parts(), parts(token_training="whole")
     assert rows["trained token rows"] == 3 * 2 * 2 * 4096 * 4 and "whole embedding and head" not in rows
@@ -54,7 +56,9 @@ def test_scales_are_unpacked_for_layers_that_are_computed_fused(mistral: ModelSh
         return sum(line.bytes for line in trained_lines("a", recipe(**keys), mistral) if line.part == "unpacked scales")
 
     assert scales() == 4 * 6_979_321_856 // 64
-    assert scales(double_quantization=False) == scales(base_quantization="none") == scales(base_quantization="int8") == 0
+    assert (
+        scales(double_quantization=False) == scales(base_quantization="none") == scales(base_quantization="int8") == 0
+    )
     assert scales(lora={"targets": ["q_proj"]}) == 4 * 32 * 4096 * 4096 // 64
 
 

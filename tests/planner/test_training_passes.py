@@ -51,5 +51,9 @@ def test_what_is_padded_is_what_transformers_cannot_exchange_attention_in() -> N
     for name in PADDED:
         made = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(name)
         kinds = made if isinstance(made, tuple) else (made,)
-        if kinds[0] and name not in ("lfm2", "lfm2_moe", "granitemoehybrid"):  # those mix tokens by convolution or state
+        if kinds[0] and name not in (
+            "lfm2",
+            "lfm2_moe",
+            "granitemoehybrid",
+        ):  # those mix tokens by convolution or state
             assert not getattr(transformers, kinds[0])._supports_attention_backend, name

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,9 +17,11 @@ from onecard.engines.engine import Chunk, EngineInfo, GenerationRequest, MemoryP
 from onecard.errors import AdapterRefused, EngineFailed, InputError, UnknownName
 from onecard.fleet.schema import Preset
 from onecard.serving.answerers import Answerer, Directory
+from onecard.serving.limits import Limits
 from onecard.serving.listening import listen
 from onecard.serving.running import Running, run_in_background
 from onecard.serving.service import FleetName, Service
+from onecard.serving.settings import Settings
 
 INFO = EngineInfo(
     engine="fake",
@@ -119,7 +122,7 @@ class FakeEngine:
         self.closed = True
 
 
-def service_of(engine: FakeEngine) -> Service:
+def service_of(engine: FakeEngine, limits: Limits = Limits()) -> Service:  # noqa: B008
     """Three agents on one base: two with adapters, two that share a style, one without an adapter."""
     clerk = {"warm": Preset(temperature=0.7, top_p=0.9, max_new_tokens=16), "terse": Preset(max_new_tokens=16)}
     styles = {"terse": Preset(token="<T>", max_new_tokens=8), "verbose": Preset(token="<V>", max_new_tokens=32)}
@@ -130,7 +133,7 @@ def service_of(engine: FakeEngine) -> Service:
         Answerer("clerk", "base", engine, presets=clerk),
     ]
     base = Answerer("base", "base", engine, presets={"default": Preset(max_new_tokens=16)})
-    return Service(FleetName("test", "f" * 64), {"base": engine}, Directory(agents, base))
+    return Service(FleetName("test", "f" * 64), {"base": engine}, Directory(agents, base), limits)
 
 
 @pytest.fixture
@@ -144,13 +147,14 @@ def service(engine: FakeEngine) -> Service:
 
 
 @pytest.fixture(scope="session")
-def service_around() -> Callable[[], AbstractContextManager[tuple[Running, FakeEngine]]]:
+def service_around() -> Callable[..., AbstractContextManager[tuple[Running, FakeEngine]]]:
     """Opens a service with a fake engine over real HTTP on loopback."""
 
     @contextmanager
-    def opened() -> Iterator[tuple[Running, FakeEngine]]:
+    def opened(settings: Settings | None = None, limits: Limits | None = None) -> Iterator[tuple[Running, FakeEngine]]:
         engine = FakeEngine()
-        with run_in_background(service_of(engine), listen("127.0.0.1", 0), grace_s=5) as running:
+        service, listening = service_of(engine, limits or Limits()), listen("127.0.0.1", 0)
+        with run_in_background(service, listening, grace_s=5, settings=settings or Settings()) as running:
             yield running, engine
 
     return opened
@@ -161,3 +165,50 @@ def running(service: Service) -> Iterator[Running]:
     """The service over real HTTP on loopback."""
     with run_in_background(service, listen("127.0.0.1", 0), grace_s=5) as running:
         yield running
+
+
+class Real(NamedTuple):
+    """A service of the embedded base with random adapters, over HTTP; `folder` has its fleet file and its store."""
+
+    running: Running
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    @property
+    def service(self) -> Service:
+        return self.running.service
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    """`explainer` follows production, with a second version that is only a candidate; `ranker` is for re-ranking; `plain` is bare."""
+    import torch
+    import yaml
+
+    from onecard.adapters.store import Store
+    from onecard.fleet.loader import load_fleet
+    from onecard.serving.start import start
+    from tests.serving.test_start import _publish
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("real")
+    agents = {
+        "explainer": {"model": "base", "adapter": "style@production", "presets": {"default": {"max_new_tokens": 16}}},
+        "ranker": {"model": "base", "adapter": "rank@v0001", "task": "rerank"},
+        "plain": {"model": "base", "presets": {"default": {"max_new_tokens": 16}}},
+    }
+    base = {"id": "embedded:mini", "context": 256, "concurrency": 4}
+    fleet = {"name": "real", "card": "auto", "store": "./modelstore", "models": {"base": base}, "agents": agents}
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(fleet))
+    store = Store(folder / "modelstore")
+    for number, (agent, name) in enumerate((("explainer", "style"), ("ranker", "rank"), ("explainer", "style"))):
+        made = folder / str(number)
+        made.mkdir()
+        _publish(store, agent, name, made, seed=number + 1)
+    store.promote("explainer", "style", "v0001", force=True, reason="a test")
+    service = start(load_fleet(folder / "fleet.yaml"))
+    with run_in_background(service, listen("127.0.0.1", 0), grace_s=5) as running:
+        yield Real(running, folder)

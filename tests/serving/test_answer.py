@@ -8,14 +8,20 @@ import pytest
 
 from onecard.engines.engine import GenerationRequest, Message
 from onecard.errors import EngineFailed, InputError
-from onecard.serving.answer import Answer
+from onecard.serving.answer import Answer, Place
 from onecard.serving.answerers import Answerer
+from onecard.serving.limits import Limits
+from onecard.serving.metrics import Metrics
+
+METRICS, LIMITS = Metrics(), Limits()
 
 
 def answer(engine, prompt: str, in_flight: set[Answer] | None = None, model_id: str = "m", **fields) -> Answer:
     request = GenerationRequest(messages=(Message("user", prompt),), **{"max_new_tokens": 8, **fields})
     who = Answerer("clerk", "base", engine)
-    return Answer(who, request, "default", in_flight if in_flight is not None else set(), model_id)
+    return Answer(
+        who, request, "default", Place(in_flight if in_flight is not None else set(), model_id, METRICS, LIMITS)
+    )
 
 
 def test_a_whole_answer_counts_its_tokens(engine) -> None:

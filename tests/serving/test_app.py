@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onecard.serving.body import MAX_BODY_BYTES
+from onecard.serving.limits import MAX_BODY_BYTES
 from onecard.serving.running import Running
 from onecard.serving.unsupported import CHAT
 from onecard.wire.faults import ErrorBody, Fault
@@ -131,7 +131,9 @@ def test_a_missing_model_is_an_error(http: httpx.Client, engine) -> None:
 
 
 def test_what_cannot_be_honoured_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="logprobs is not supported"):
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(model="base", messages=HELLO, tools=[{"type": "function"}])  # type: ignore[list-item]
+    with pytest.raises(openai.BadRequestError, match="engine of base tells no log-probabilities"):
         client.chat.completions.create(model="base", messages=HELLO, logprobs=True)
 
 
@@ -242,7 +244,9 @@ def test_a_body_without_a_length_is_stopped_at_the_limit(http: httpx.Client) -> 
 def test_the_description_names_every_route_and_body(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     assert set(described["paths"]) == {
-        "/v1/models", "/v1/models/{name}", "/v1/chat/completions", "/v1/completions", "/generate", "/health", "/ready",
+        "/v1/models", "/v1/models/{name}", "/v1/chat/completions", "/v1/completions", "/v1/rerank", "/v1/score",
+        "/generate", "/health", "/ready", "/metrics", "/admin/adapters", "/admin/adapters/promote",
+        "/admin/adapters/rollback", "/admin/adapters/load", "/admin/adapters/unload",
     }  # fmt: skip
     body = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     schema = described["components"]["schemas"][body["$ref"].rpartition("/")[2]]
@@ -299,12 +303,25 @@ MODELS = st.sampled_from(["base", "explainer", "clerk", "quizmaster@v0001"])
 PROMPTS = st.sampled_from(["hello", "word " * 70, "nothing", "once upon a time"])
 MESSAGES = st.lists(st.fixed_dictionaries(TURNS), min_size=1, max_size=3)
 STYLES = {"style": st.sampled_from(["verbose", "warm"])}
+TEXTS = st.lists(st.sampled_from(["a", "a b c", "\ud83d\ude00"]), min_size=1, max_size=4)
 SENSIBLE = {
     "/v1/chat/completions": st.fixed_dictionaries({"model": MODELS, "messages": MESSAGES}, optional=SETTINGS),
     "/v1/completions": st.fixed_dictionaries({"model": MODELS, "prompt": PROMPTS}, optional=SETTINGS),
     "/generate": st.fixed_dictionaries({"prompt": PROMPTS, **STYLES}),
+    "/v1/rerank": st.fixed_dictionaries(
+        {"model": MODELS, "query": PROMPTS, "documents": TEXTS}, optional={"top_n": st.integers(1, 5)}
+    ),
+    "/v1/score": st.fixed_dictionaries({"model": MODELS, "text_1": PROMPTS, "text_2": TEXTS}),
+    "/admin/adapters/promote": st.fixed_dictionaries({"agent": MODELS}, optional={"version": PROMPTS}),
+    "/admin/adapters/rollback": st.fixed_dictionaries({"agent": MODELS}),
+    "/admin/adapters/load": st.fixed_dictionaries({"agent": MODELS, "version": PROMPTS}),
+    "/admin/adapters/unload": st.fixed_dictionaries({"agent": MODELS, "version": PROMPTS}),
 }
-NAMES = ["model", "messages", "prompt", "style", "agent", "stream_options", "n", "seed", "user", *SETTINGS, *CHAT]
+NAMES = [
+    "model", "messages", "prompt", "style", "agent", "stream_options", "n", "seed", "user", "logprobs", "top_logprobs",
+    "echo", "max_completion_tokens", "query", "documents", "candidates", "top_n", "return_documents", "text_1", "text_2",
+    "version", "force", "reason", *SETTINGS, *CHAT,
+]  # fmt: skip
 SPOILT = st.just({}) | st.dictionaries(st.sampled_from(NAMES), WEIRD, min_size=1, max_size=2)
 REQUESTS = st.sampled_from(sorted(SENSIBLE)).flatmap(
     lambda route: st.tuples(
@@ -316,13 +333,13 @@ KINDS = st.sampled_from(["application/json"] * 16 + ["application/json; charset=
 
 
 @settings(
-    max_examples=200,
+    max_examples=2000,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(asked=REQUESTS, kind=KINDS)
 def test_no_input_gives_a_5xx(http: httpx.Client, engine, asked: tuple[str, Any], kind: str) -> None:
-    """`die` and `nothing` make the engine fail: those 503 are the machine's, said with its code."""
+    """2,000 of them. `die` and `nothing` make the engine fail: those 503 are the machine's, said with its code."""
     route, body = asked
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = http.post(route, content=raw, headers={"content-type": kind.encode("latin-1")})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+from onecard.serving.answerers import Directory
 from onecard.serving.check import check
 from onecard.serving.running import Running
 from onecard.serving.service import Service
@@ -41,3 +43,17 @@ def test_an_agent_answered_by_another_is_noticed(service: Service, running: Runn
 def test_an_agent_that_says_nothing_is_noticed(running: Running) -> None:
     report = asyncio.run(check(running.url, question="nothing"))
     assert [probe.problem is None for probe in report.probes] == [False] * 3
+
+
+def test_an_agent_for_re_ranking_is_asked_to_rank(service: Service, running: Running, engine) -> None:
+    agents = [replace(one, task="rerank") if one.agent == "clerk" else one for one in service.directory.agents]
+    service.exchange(Directory(agents, service.directory.base))
+    report = asyncio.run(check(running.url, question="hello"))
+    assert report.passed and report.probes[2].text == "ranks first, at -14.000 nats a token: I do not know."
+
+    async def score(prompt, continuations):
+        return [float("-inf")] * len(continuations)
+
+    engine.score = score
+    report = asyncio.run(check(running.url, question="hello"))
+    assert [probe.problem is None for probe in report.probes] == [True, True, False]

@@ -9,7 +9,7 @@ import pytest
 from onecard.engines.engine import GenerationRequest, Message
 from onecard.errors import InputError
 from onecard.fleet.schema import Preset
-from onecard.serving.requests import chat_generation, completion_generation, prompt_generation
+from onecard.serving.requests import chat_generation, completion_generation, nth, prompt_generation
 from onecard.wire.chat import ChatRequest, CompletionRequest
 
 PRESET = Preset(temperature=0.7, top_p=0.9, max_new_tokens=20, token="<T>")
@@ -51,8 +51,27 @@ def test_a_style_without_a_user_turn_is_refused() -> None:
 
 
 def test_a_completion_is_the_text_after_the_token() -> None:
-    asked = completion_generation(CompletionRequest(model="a", prompt="once"), None, PRESET)
-    assert (asked.text, asked.messages, asked.adapter) == ("<T> once", (), None)
+    asked = completion_generation(CompletionRequest(model="a", prompt="once", logprobs=2), "once", None, PRESET)
+    assert (asked.text, asked.messages, asked.adapter, asked.top_logprobs) == ("<T> once", (), None, 2)
+
+
+def test_an_answer_of_no_tokens_is_only_for_looking_at_a_prompt() -> None:
+    looking = CompletionRequest(model="a", prompt="once", max_tokens=0, echo=True)
+    assert completion_generation(looking, "once", None, PRESET).max_new_tokens == 0
+    with pytest.raises(InputError, match="max_tokens is 0"):
+        completion_generation(CompletionRequest(model="a", prompt="once", max_tokens=0), "once", None, PRESET)
+
+
+def test_logprobs_are_asked_for_as_openai_does() -> None:
+    assert chat().top_logprobs is None and chat(logprobs=False).top_logprobs is None
+    assert chat(logprobs=True).top_logprobs == 0 and chat(logprobs=True, top_logprobs=5).top_logprobs == 5
+
+
+def test_every_further_answer_has_a_seed_of_its_own_that_can_be_repeated() -> None:
+    asked = chat(seed=2**63 - 1)
+    seeds = [nth(asked, number).seed for number in range(3)]
+    assert seeds == [2**63 - 1, 0, 1]
+    assert nth(chat(), 2).seed is None
 
 
 def test_generate_is_the_preset_and_nothing_else() -> None:

@@ -98,7 +98,7 @@ def test_a_stopping_service_takes_no_new_requests_and_finishes_old_ones(service:
     assert service.health().status == "stopping"
     with pytest.raises(EngineFailed, match="stopping"):
         service.chat(ChatRequest(model="base", messages=HELLO))
-    assert asyncio.run(answer.whole()).text == "[base] hello "
+    assert asyncio.run(answer.whole())[0].text == "[base] hello "
 
 
 def test_closing_twice_ends_the_engines_once(service: Service, engine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from onecard.errors import InputError
-from onecard.serving.unsupported import CHAT, COMPLETION, prompt_of, refuse_unsupported, text_of
+from onecard.serving.unsupported import CHAT, COMPLETION, prompts_of, refuse_unsupported, text_of
 from onecard.wire.chat import ChatMessage, ChatRequest, CompletionRequest
 
 
@@ -41,11 +41,9 @@ def test_neutral_values_ask_for_nothing(field: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"logprobs": True},
-        {"logprobs": 0},  # the number is a request for log-probabilities in the older API
+        {"top_logprobs": 3},
         {"tools": [{"type": "function"}]},
         {"response_format": {"type": "json_object"}},
-        {"n": 2},
         {"frequency_penalty": 0.5},
         {"store": True},
         {"stream_options": {"include_usage": True}},
@@ -86,8 +84,9 @@ def test_other_content_is_refused_at_its_place(content: Any, where: str) -> None
     assert caught.value.where == where
 
 
-def test_one_prompt_as_text() -> None:
-    assert prompt_of(completion(prompt=["x"])) == "x"
-    for several in (["x", "y"], [1, 2], [[1], [2]], []):
-        with pytest.raises(InputError, match="as text"):
-            prompt_of(completion(prompt=several))
+def test_prompts_are_texts() -> None:
+    assert prompts_of(completion(prompt="x")) == prompts_of(completion(prompt=["x"])) == ("x",)
+    assert prompts_of(completion(prompt=["x", "y"])) == ("x", "y")
+    for other in ([1, 2], [[1], [2]], []):
+        with pytest.raises(InputError, match="a list of texts"):
+            prompts_of(completion(prompt=other))

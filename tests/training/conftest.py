@@ -159,21 +159,21 @@ class Trial:
         return loop.run(self.model, self.prepared.tokenizer, rows, self.order.recipe, run_folder, lambda _: None)
 
 
+def trial_of(made: TrainingOrder) -> Trial:
+    prepared = prepare(made.data_file, made.base_folder, made.recipe, made.presets, made.limit_rows)
+    recipe = made.recipe
+    base = load_base(
+        made.base_folder,
+        recipe.base_quantization,
+        double_quantization=recipe.double_quantization,
+        dtype=recipe.compute_dtype,
+        device="cpu",
+    )
+    extend_model(base, prepared.tokenizer, prepared.facts.added_tokens)
+    transformers.set_seed(recipe.seed)
+    return Trial(made, prepared, attach(base, recipe.lora, prepared.facts.added_tokens))
+
+
 @pytest.fixture
 def trial(order: Callable[..., TrainingOrder]) -> Callable[..., Trial]:
-    def make(**changes: Any) -> Trial:
-        made = order(**changes)
-        prepared = prepare(made.data_file, made.base_folder, made.recipe, made.presets, made.limit_rows)
-        recipe = made.recipe
-        base = load_base(
-            made.base_folder,
-            recipe.base_quantization,
-            double_quantization=recipe.double_quantization,
-            dtype=recipe.compute_dtype,
-            device="cpu",
-        )
-        extend_model(base, prepared.tokenizer, prepared.facts.added_tokens)
-        transformers.set_seed(recipe.seed)
-        return Trial(made, prepared, attach(base, recipe.lora, prepared.facts.added_tokens))
-
-    return make
+    return lambda **changes: trial_of(order(**changes))

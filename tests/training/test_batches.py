@@ -60,6 +60,17 @@ def test_passes_of_a_step_are_even():
     assert sorted(sum(sizes[place] for place in held) for held in batches.packed(sizes, 4096)) == [2730, 2730, 2860]
 
 
+@given(lengths, st.integers(1, 9))
+def test_a_steps_rows_are_dealt_evenly_and_each_once(sizes, ranks):
+    shares = batches.dealt(sizes, ranks)
+    assert len(shares) == ranks
+    assert sorted(place for held in shares for place in held) == list(range(len(sizes)))
+    sums = [sum(sizes[place] for place in held) for held in shares]
+    assert max(sums) - min(sums) <= max(sizes)
+    assert len(sizes) < ranks or all(shares)
+    assert batches.dealt(sizes, 1) == [list(range(len(sizes)))]
+
+
 @given(lengths, st.integers(1, 8))
 def test_padding_puts_like_lengths_together(sizes, rows):
     bins = batches.padded(sizes, rows)
@@ -75,21 +86,33 @@ def test_rows_kept_out_are_not_trained_on(count, share, seed):
 
 
 @pytest.mark.parametrize("lay", [batches.lay_packed, batches.lay_padded])
-def test_the_learned_tokens_and_their_places_are_those_of_the_rows(lay):
+@pytest.mark.parametrize("rounding", [batches.ON_CARD, batches.ON_CPU])
+def test_the_learned_tokens_and_their_places_are_those_of_the_rows(lay, rounding):
     texts = [text([5, 6, 7, 8], 2), text([9, 10, 11], 1), text([12, 13], 0)]
-    laid = lay(texts, 0, CPU)
+    laid = lay(texts, 0, CPU, rounding)
     flat = laid.ids.reshape(-1)
-    assert laid.targets.tolist() == [7, 8, 10, 11, 13]  # a first token has nothing before it to be said from
-    assert flat[laid.places + 1].tolist() == laid.targets.tolist()
-    assert laid.text_of.tolist() == [0, 0, 1, 1, 2]
+    real = slice(laid.learned)
+    assert laid.targets[real].tolist() == [7, 8, 10, 11, 13]  # a first token has nothing before it to be said from
+    assert flat[laid.places[real] + 1].tolist() == [7, 8, 10, 11, 13]
+    assert laid.text_of[real].tolist() == [0, 0, 1, 1, 2]
     assert laid.texts == 3 and laid.tokens == 9
+    assert len(laid.places) % rounding.places == 0 and set(laid.text_of[laid.learned :].tolist()) <= {3}
 
 
 def test_packed_texts_count_their_own_positions_and_padding_is_a_text_of_its_own():
-    laid = batches.lay_packed([text([5, 6, 7], 1), text([8, 9], 1)], 0, CPU)
+    laid = batches.lay_packed([text([5, 6, 7], 1), text([8, 9], 1)], 0, CPU, batches.ON_CARD)
     assert laid.lengths == (3, 2, batches.PAD_TO - 5)
     assert laid.positions[0, :5].tolist() == [0, 1, 2, 0, 1]
     assert sum(laid.lengths) == laid.ids.shape[1] == batches.PAD_TO
+
+
+def test_on_a_processor_shapes_are_few():
+    """Every new shape costs its matrix library a kernel that it keeps."""
+    shapes = set()
+    for longest in range(20, 120):
+        laid = batches.lay_packed([text(list(range(1, size)), 5) for size in (30, longest, 77)], 0, CPU)
+        shapes |= {laid.ids.shape[1], -len(laid.places), *(1000 + length for length in laid.lengths)}
+    assert len(shapes) < 25
 
 
 def test_padding_is_masked():

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from onecard.engines.local.loading import load_base
 from onecard.errors import NothingLearned
-from onecard.training import adapter, checks
+from onecard.training import adapter, checks, losses
+from onecard.training.training import train_adapter
 
 BF16 = torch.bfloat16
 
@@ -130,3 +131,69 @@ def test_a_loss_that_did_not_fall_is_refused():
         with pytest.raises(NothingLearned, match=r"the loss on training rows went from 1\.0000"):
             checks.demand_lower_loss(before, after)
     checks.demand_lower_loss(high, low)
+
+
+# -- in a whole run, one guard at a time ---------------------------------------------------------------------------------------
+
+
+def test_every_trained_weight_moves_and_no_other_does(attached):
+    """A, B and the added rows, all of them; every weight of the base keeps its bits."""
+    start = {name: weight.detach().clone() for name, weight in attached.model.named_parameters()}
+    attached.run()
+    for name, weight in attached.model.named_parameters():
+        assert torch.equal(weight, start[name]) is not weight.requires_grad, name
+    trained = [name for name, weight in attached.model.named_parameters() if weight.requires_grad]
+    assert len(trained) == 2 * 14 + 2 and all("lora_" in name or "trainable_tokens" in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"), [("loss", "the loss is nan at step 1"), ("gradient", "the gradient is not a number")]
+)
+def test_a_loss_or_a_gradient_that_is_no_number_ends_the_run(order, monkeypatch, tmp_path, broken, problem):
+    real = losses.learn
+
+    def learn(reader, laid, weights, scale=1.0):
+        if broken == "loss":
+            return real(reader, laid, weights * float("nan"), scale)
+        return real(reader, laid, weights, float("inf"))
+
+    monkeypatch.setattr(losses, "learn", learn)
+    with pytest.raises(NothingLearned, match=problem):
+        train_adapter(order(), lambda _: None)
+    assert list((tmp_path / "adapters").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "problem"),
+    [
+        ("demand_movement", "did not move"),
+        ("demand_lower_loss", "the loss on training rows"),
+        ("demand_effect", "does nothing"),
+    ],
+)
+def test_an_adapter_without_effect_meets_three_guards_and_any_one_keeps_it_back(
+    order, monkeypatch, tmp_path, last, problem
+):
+    """Every B zero, as it was attached: what is left of the checks when the others are gone still refuses it."""
+    for guard in {"demand_movement", "demand_lower_loss", "demand_effect"} - {last}:
+        monkeypatch.setattr(checks, guard, lambda *_: None)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: None)
+    recipe = {"added_tokens": (), "optimizer": {"name": "adamw_torch"}, "max_steps": 1}
+    rows = [{"prompt": "Name a colour.", "completion": "Green."}, {"prompt": "Name a metal.", "completion": "Iron."}]
+    with pytest.raises(NothingLearned, match=problem):
+        train_adapter(order(rows=rows, recipe=recipe, presets={}), lambda _: None)
+    assert list((tmp_path / "adapters").iterdir()) == []
+
+
+def test_a_base_that_changed_while_it_was_trained_on_is_never_published(order, monkeypatch, tmp_path):
+    """A weight of the base that the optimizer could reach, or that something wrote to."""
+    real = losses.learn
+
+    def learn(reader, laid, weights, scale=1.0):
+        reader.model.get_input_embeddings().original_module.weight.data[9, 3] += 1
+        return real(reader, laid, weights, scale)
+
+    monkeypatch.setattr(losses, "learn", learn)
+    with pytest.raises(NothingLearned, match="own weights changed"):
+        train_adapter(order(), lambda _: None)
+    assert list((tmp_path / "adapters").iterdir()) == []

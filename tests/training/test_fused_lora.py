@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -93,3 +96,26 @@ def test_dropout_keeps_the_mean_and_the_same_seed_draws_the_same():
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert float(first.mean()) == pytest.approx(1, abs=0.02)
     assert float((first == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_pass_that_broke_off_between_two_layers_of_a_group_holds_nothing(trial):
+    """What the others would have said hangs on every layer before it: with it, the smaller pass runs out of memory as well."""
+    model = moved(trial, base_quantization="none")
+    ids = torch.randint(5, 90, (1, 23))
+    second = model.get_submodule("base_model.model.model.layers.1.self_attn.k_proj")
+    seen = []
+    with Fused(model, torch.float32) as fused:
+        forward = second.forward
+
+        def run_out(x):
+            seen.append(weakref.ref(x))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        second.forward = run_out
+        with pytest.raises(torch.OutOfMemoryError):
+            model(input_ids=ids)
+        second.forward = forward
+        fused.refresh()
+        gc.collect()
+        assert seen[0]() is None
+        assert gradients(model, ids)

@@ -161,7 +161,8 @@ def test_steps_are_those_that_were_planned(trial):
 
 def test_rows_kept_out_are_measured_and_not_learned(trial):
     rows = [
-        {"prompt": f"Say {word}.", "completion": f"{word} {word}", "preset": "terse"} for word in ["a", "b", "c", "d", "e", "f"]
+        {"prompt": f"Say {word}.", "completion": f"{word} {word}", "preset": "terse"}
+        for word in ["a", "b", "c", "d", "e", "f"]
     ]
     made = trial(
         rows=[*rows, {**SHORT}],
@@ -193,7 +194,7 @@ def run_out_above(monkeypatch, tokens, error=None):
     real = losses.learn
 
     def learn(reader, laid, *rest, **named):
-        if laid.ids.numel() > tokens:
+        if laid.tokens > tokens:
             raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return real(reader, laid, *rest, **named)
 
@@ -211,6 +212,91 @@ def test_when_memory_runs_out_passes_get_smaller_and_the_run_stays_the_same(tria
     assert any("memory ran out" in note for note in result.notes) and result.recomputed_layers == 2
     assert not packing or result.forward_tokens < 4096
     assert [p.loss for p in result.curve] == pytest.approx([p.loss for p in expected.curve], rel=1e-3)
+
+
+def passes_of(monkeypatch, name):
+    """Tokens of the passes, padding included, that the rehearsal computes and those that the steps compute."""
+    rehearsed, stepped, into = [], [], []
+    real, rehearse = getattr(losses, name), loop._Learner.rehearse
+
+    def compute(reader, laid, *rest, **named):
+        into[-1].append(laid.ids.numel())
+        return real(reader, laid, *rest, **named)
+
+    def tried(learner, folder):
+        into.append(rehearsed)
+        rehearse(learner, folder)
+        into.append(stepped)
+
+    monkeypatch.setattr(losses, name, compute)
+    monkeypatch.setattr(loop._Learner, "rehearse", tried)
+    return rehearsed, stepped
+
+
+def test_the_rehearsed_pass_is_filled_up_with_short_rows(trial, monkeypatch):
+    """The longest rows do not fit together, and each is joined by short ones in some step."""
+    rehearsed, stepped = passes_of(monkeypatch, "learn")
+    long = {**SHORT, "completion": "one two three " * 40}
+    batch = {"rows": 3, "accumulate": 1, "forward_tokens": 300}
+    trial(rows=[long] * 3 + [SHORT] * 6, recipe={**EXACT, "batch": batch, "data_checks": {"duplicates": 1}}).run()
+    assert max(rehearsed) >= max(stepped)
+
+
+def test_the_rehearsed_pass_of_padded_pairs_is_the_widest(trial, monkeypatch):
+    """One long answer makes a pass as wide as itself; two of middle length are more tokens and a smaller pass."""
+    rehearsed, stepped = passes_of(monkeypatch, "prefer")
+    wide = {"prompt": "Say.", "chosen": "one two three " * 20, "rejected": "no", "preset": "terse"}
+    even = {"prompt": "Say.", "chosen": "one two three " * 14, "rejected": "three two one " * 14, "preset": "terse"}
+    batch = {"rows": 1, "accumulate": 2, "packing": False}
+    recipe = {**EXACT, "method": "dpo", "batch": batch, "data_checks": {"duplicates": 1}}
+    trial(rows=[even, even, wide, even], recipe=recipe).run()
+    assert max(rehearsed) == max(stepped)
+
+
+def test_memory_that_runs_out_while_an_fp16_step_moves_the_weights_is_tried_again(trial, monkeypatch):
+    """The trap: torch's scaler refuses to unscale twice in one step."""
+    real, tried = torch.nn.utils.clip_grad_norm_, []
+
+    def clip(*given):
+        tried.append(1)
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*given)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    result = trial(recipe={"compute_dtype": "fp16", "max_steps": 2}).run()
+    assert "memory ran out: every layer is recomputed" in result.notes and len(result.curve) == 2
+
+
+def test_memory_that_runs_out_in_validation_makes_passes_smaller(trial, monkeypatch):
+    real, tried = losses.log_likelihoods, []
+
+    def said(*given):
+        tried.append(1)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*given)
+
+    recipe = {**EXACT, "validation": {"share": 0.25, "every_steps": 1}, "epochs": 3}
+    expected = trial(recipe=recipe).run()
+    monkeypatch.setattr(losses, "log_likelihoods", said)
+    result = trial(recipe=recipe).run()
+    assert "memory ran out: every layer is recomputed" in result.notes
+    assert [loss for _, loss in result.validation] == pytest.approx([loss for _, loss in expected.validation], rel=1e-4)
+    assert [p.loss for p in result.curve] == pytest.approx([p.loss for p in expected.curve], rel=1e-4)
+
+
+def test_a_step_that_overflows_in_fp16_moves_neither_weights_nor_learning_rate(trial, monkeypatch, tmp_path):
+    """And its gradient's norm, which is infinite, is no figure for metrics.jsonl."""
+    real = torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=2.0**60, enabled=enabled)
+    )
+    optimizer = {"learning_rate": 2e-2, "schedule": "linear", "warmup_ratio": 0}
+    result = trial(recipe={"compute_dtype": "fp16", "optimizer": optimizer, "max_steps": 4}).run(tmp_path)
+    assert [point.learning_rate for point in result.curve] == [2e-2] * 4
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 and not any("gradient_norm" in line for line in lines)
 
 
 def test_a_row_too_long_for_the_memory_is_said_before_the_first_step(trial, monkeypatch):

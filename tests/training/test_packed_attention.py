@@ -29,6 +29,15 @@ KEPT = {
 OTHERS = {
     "mpt": transformers.MptConfig(d_model=48, n_heads=4, n_layers=2, vocab_size=96, max_seq_len=256),
     "mamba": transformers.MambaConfig(vocab_size=96, hidden_size=48, state_size=8, num_hidden_layers=2),
+    "gemma2, soft cap": transformers.Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=16),
+    "llama4, chunks": transformers.Llama4TextConfig(
+        **SMALL,
+        intermediate_size_mlp=96,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_local_experts=2,
+        attention_chunk_size=32,
+    ),
     "falcon, alibi": transformers.FalconConfig(
         vocab_size=96, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, alibi=True
     ),

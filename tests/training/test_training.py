@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from onecard.adapters.durable import file_digest
+from onecard.adapters.store import Store
 from onecard.adapters.verification import check_adapter
 from onecard.engines.local.loading import load_base
 from onecard.errors import DataError, DiskFull, InputError, MissingPart, NothingLearned
-from onecard.training import adapter
+from onecard.fleet.loader import load_recipe, shipped_recipes
+from onecard.fleet.recipe import Recipe
+from onecard.training import adapter, checks
 from onecard.training.order import Progress
+from onecard.training.preparation import prepare
 from onecard.training.training import train_adapter
 
 PLAIN = {"added_tokens": (), "base_quantization": "nf4"}
@@ -54,8 +60,8 @@ def test_an_nf4_adapter_of_the_embedded_base_is_whole_and_verified(order, embedd
     assert names == {adapter.WEIGHTS, adapter.CONFIG, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     check_adapter(made.folder, made.manifest)  # what the store asks of it
     assert [token.token for token in made.manifest.added_tokens] == ["<STYLE_TERSE>", "<STYLE_VERBOSE>"]
-    assert made.manifest.training.curve[-1].loss < made.manifest.training.curve[0].loss
-    assert made.manifest.training.peak_memory_bytes > 100 << 20
+    assert made.manifest.run.curve[-1].loss < made.manifest.run.curve[0].loss
+    assert made.manifest.run.peak_memory_bytes > 100 << 20
     assert digests(embedded) == before
 
 
@@ -156,5 +162,68 @@ def test_a_base_without_weights_is_said(order, untied, tmp_path):
 def test_limited_rows_are_the_first_ones(order):
     rows = [{"prompt": "Name a colour.", "completion": "Green."}, {"prompt": "Name a metal.", "completion": "Iron."}]
     made = train_adapter(order(rows=[*rows, {"prompt": "x"}], limit_rows=2, recipe=PLAIN, presets={}), ignore)
-    assert made.manifest.training.rows == 2
+    assert made.manifest.run.rows == 2
     assert json.loads((made.folder / adapter.CONFIG).read_text())["r"] == 4
+
+
+# -- the recipes that come with the package -----------------------------------------------------------------------------------
+
+PAIRS = [
+    {"prompt": "What is a mutex?", "chosen": "A lock that one thread holds.", "rejected": "I like trains."},
+    {"prompt": "What is a queue?", "chosen": "A list read in order.", "rejected": "No idea at all."},
+]
+TASKS = [
+    {"prompt": f"Which is number {number}?", "completion": f"The {name} one."}
+    for number, name in enumerate(("first", "second", "third", "fourth"), start=1)
+]
+SHIPPED = sorted(shipped_recipes())
+
+
+def shipped(name: str, **changes: Any) -> dict[str, Any]:
+    """A recipe as it is shipped, with steps large enough for a tiny base; `changes` are the person's own."""
+    recipe = load_recipe(name, Path(), "recipe") | changes
+    quick = {"learning_rate": 2e-2, "schedule": "constant", "warmup_steps": 0}
+    return {**recipe, "optimizer": {**recipe["optimizer"], **quick}, "max_steps": 2}
+
+
+def test_every_document_has_its_recipe():
+    assert {"style-tokens", "lean", "question-writer", "question-answerer", "conversation"} <= set(SHIPPED)
+    assert {"qlora", "lora-16bit", "lora-int8", "preferences"} <= set(SHIPPED)
+    assert {load_recipe(name, Path(), "recipe")["name"] for name in SHIPPED} == set(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in SHIPPED), ("lora-16bit", {"compute_dtype": "fp16"})],
+    ids=[*SHIPPED, "lora-16bit-in-fp16"],
+)
+def test_every_shipped_recipe_makes_an_adapter_the_store_takes(order, tmp_path, name, changes):
+    recipe = shipped(name, **changes)
+    plain: dict[str, Any] = {"rows": PAIRS if recipe["method"] == "dpo" else TASKS, "presets": {}}
+    made = train_adapter(order(recipe=recipe, **({} if recipe["added_tokens"] else plain)), ignore)
+    stored = Store(tmp_path / "store").publish("writer", "style", made.folder, made.manifest)
+    assert stored.manifest.recipe["name"] == name
+    assert stored.manifest.rank == recipe["lora"]["rank"] and stored.manifest.alpha == recipe["lora"]["alpha"]
+    assert stored.manifest.base.quantization == recipe["base_quantization"]
+    assert len(stored.manifest.added_tokens) == len(recipe["added_tokens"])
+
+
+def test_a_preference_run_is_checked_saved_and_published_like_any_other(order, untied, tmp_path):
+    """From log 2 on the loss falls, the saved files prefer the chosen answers more than the base does, and the store takes them."""
+    recipe = {**shipped("preferences"), "max_steps": 12}
+    made = train_adapter(order(rows=PAIRS, presets={}, recipe=recipe), ignore)
+    curve = made.manifest.run.curve
+    assert curve[0].loss == pytest.approx(math.log(2), rel=1e-2) and curve[-1].loss < 0.6
+    stored = Store(tmp_path / "store").publish("writer", "style", made.folder, made.manifest)
+    prepared = prepare(order(rows=PAIRS).data_file, untied, Recipe.model_validate(recipe), {})
+    base = load_base(untied, "nf4", double_quantization=True, dtype="bf16", device="cpu")
+    model, pairs = adapter.load(base, stored.folder), prepared.ledger.encoded
+    assert checks.probe(model, pairs).loss < checks.base_probe(model, pairs).loss - 1
+
+
+def test_preferences_that_teach_nothing_are_never_published(order, tmp_path):
+    recipe = shipped("preferences")
+    recipe["optimizer"]["learning_rate"] = 1e-12
+    with pytest.raises(NothingLearned):
+        train_adapter(order(rows=PAIRS, presets={}, recipe=recipe), ignore)
+    assert list((tmp_path / "adapters").iterdir()) == []

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from onecard.adapters import archive_tar, durable
 from onecard.adapters.journal import LogEntry
-from onecard.adapters.manifest import Manifest, Record, Verdict
+from onecard.adapters.manifest import Manifest, OriginRecord, Record, Verdict
 from onecard.adapters.store import Store, StoredVersion
 from onecard.adapters.verification import MANIFEST, check_files, digest_of
 from onecard.errors import AdapterRefused, InputError
@@ -70,9 +70,7 @@ def export_version(store: Store, stored: StoredVersion, target: Path, at: str) -
     if target.exists() or target.is_symlink():
         raise InputError("exists already", where=str(target), next_step="name a new file or folder")
     if found := store.verify(stored.agent, stored.name, stored.version):
-        raise AdapterRefused(
-            f"{stored.address} is not what was published: {'; '.join(found)}", where=str(stored.folder)
-        )
+        raise AdapterRefused(f"{stored.address} is not what was published: {'; '.join(found)}", where=stored.where)
     target.parent.mkdir(parents=True, exist_ok=True)
     needed = sum((stored.folder / name).stat().st_size for name in stored.manifest.files) + durable.SPARE_BYTES
     with durable.disk_errors(target, 2 * needed), TemporaryDirectory(dir=target.parent, prefix=".onecard-") as place:
@@ -92,9 +90,7 @@ def _fill(folder: Path, store: Store, stored: StoredVersion, at: str) -> Archive
     """The archive's files in an empty folder; those of the version must have the digests of its manifest."""
     digests = {name: durable.copy_with_digest(stored.folder / name, folder / name) for name in stored.manifest.files}
     if digest_of(digests) != stored.digest:
-        raise AdapterRefused(
-            "its files changed while they were copied", where=str(stored.folder), next_step="try again"
-        )
+        raise AdapterRefused("its files changed while they were copied", where=stored.where, next_step="try again")
     beside = {MANIFEST: stored.manifest.model_dump_json(indent=2) + "\n", LOG: _excerpt(store, stored)}
     if verdict := store.verdict(stored):
         beside[VERDICT] = verdict.model_dump_json(indent=2) + "\n"
@@ -193,18 +189,30 @@ def _checked(source: Path, folder: Path, index: ArchiveIndex) -> Archive:
 def import_version(
     store: Store, archive: Archive, agent: str, name: str, by: str | None = None, with_verdict: bool = False
 ) -> StoredVersion:
-    """Publishes an archive's version under agent/name; its digest stays, and `parent` says where it was exported from.
+    """Publishes an archive's version under agent/name; its digest stays, and `origin` says where it was exported from.
 
     With `with_verdict` the archive's verdict counts here too, as if the suite had run here.
     """
-    manifest = archive.manifest
-    before = f", whose parent is {manifest.parent}" if manifest.parent else ""
-    parent = f"{archive.index.address} of another store ({manifest.digest[:12]}, exported {archive.index.exported_at}){before}"
-    changed = {"agent": agent, "name": name, "version": "", "parent": parent}
-    stored = store.publish(agent, name, archive.folder, manifest.model_copy(update=changed), by=by)
+    changed = {"agent": agent, "name": name, "version": "", "parent": None, "origin": _origin(archive)}
+    stored = store.publish(agent, name, archive.folder, archive.manifest.model_copy(update=changed), by=by)
     if with_verdict and archive.verdict:
         store.record_verdict(agent, name, stored.version, archive.verdict)
     return stored
+
+
+def _origin(archive: Archive) -> OriginRecord:
+    """The version in the store it comes from. What was not known there is not known here."""
+    manifest, earlier = archive.manifest, archive.manifest.origin
+    before = f"imported from {earlier.address}" if earlier else manifest.parent and f"trained after {manifest.parent}"
+    return OriginRecord(
+        address=archive.index.address,
+        digest=manifest.digest,
+        exported_at=archive.index.exported_at,
+        trained_here=manifest.trained_here,
+        unknown=earlier.unknown if earlier else (),
+        assumed=earlier.assumed if earlier else (),
+        before=before,
+    )
 
 
 def _taken(folder: Path, name: str) -> bytes:

@@ -1,7 +1,6 @@
 """A LoRA that was trained elsewhere, in PEFT's own two files, made ready for the store: checked against its base, with a manifest.
 
-What only its training would know is said to be unknown, in `recipe.imported`; the fields that demand a number hold 0 and those that
-demand a text hold "unknown". Nothing is guessed.
+What only its training would know is left out, and `origin` says so. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -11,17 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onecard.adapters.manifest import AddedToken, BaseModelRecord, Manifest, TrainingRecord
+from onecard.adapters.manifest import AddedToken, BaseModelRecord, Manifest, OriginRecord
 from onecard.adapters.safetensors_header import read_header, shown
 from onecard.adapters.verification import CONFIG, WEIGHTS, check_adapter, check_files, read_adapter_config
 from onecard.adapters.verification_tokenizer import TOKENIZER
 from onecard.errors import AdapterRefused
 
-UNKNOWN = "unknown"
-UNKNOWN_FIELDS = (
-    "recipe", "data_sha256", "training.rows", "training.trained_tokens", "training.steps", "training.seconds", "training.tokens_s",
-    "training.peak_memory_bytes", "training.memory_kind", "training.curve", "training.hardware", "training.versions",
-)  # fmt: skip
+UNKNOWN_FIELDS = ("recipe", "data_sha256", "training")
 # Not known either, but taken from the base that the person named: what it was trained with may have been another.
 ASSUMED_FIELDS = ("base.fingerprint", "base.quantization", "base.dtype", "chat_template_sha256", "stop_ids")
 _PREFIX = "base_model.model."
@@ -50,7 +45,6 @@ def manifest_of(
             allowed="a list of the modules' names",
             next_step="write the names of the modules in place of the pattern",
         )
-    imported = {"trained_here": False, "from": origin, "unknown": list(UNKNOWN_FIELDS), "assumed": list(ASSUMED_FIELDS)}
     manifest = Manifest(
         agent=agent,
         name=name,
@@ -61,20 +55,11 @@ def manifest_of(
         added_tokens=_added_tokens(folder, config),
         chat_template_sha256=chat_template_sha256,
         stop_ids=stop_ids,
-        recipe={"imported": imported},
-        data_sha256=UNKNOWN,
-        training=TrainingRecord(
-            rows=0, trained_tokens=0, steps=0, seconds=0, tokens_s=0, peak_memory_bytes=0, memory_kind=UNKNOWN,
-            curve=(), hardware=UNKNOWN, versions={},
-        ),
-    )  # fmt: skip
+        recipe={},
+        origin=OriginRecord(address=origin, trained_here=False, unknown=UNKNOWN_FIELDS, assumed=ASSUMED_FIELDS),
+    )
     check_adapter(folder, manifest)
     return manifest
-
-
-def was_trained_here(manifest: Manifest) -> bool:
-    """False for the manifest of an adapter that `manifest_of` made."""
-    return "imported" not in manifest.recipe
 
 
 def check_against_layers(folder: Path, manifest: Manifest, layers: Mapping[str, tuple[int, ...]]) -> None:

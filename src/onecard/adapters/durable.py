@@ -26,18 +26,29 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def copy_with_digest(source: Path, target: Path) -> str:
     """Copies a regular file to a new name and flushes it; returns the sha256 of the bytes written.
 
-    AdapterRefused if the source is a link or anything else that is not a plain file, even if it became so a moment ago.
+    AdapterRefused if the source is a link or anything else that is not a plain file, even if it became so a moment ago; and if
+    somebody wrote to it meanwhile, so that the copy may be half old and half new. Such a copy is taken away again.
     """
-    digest = hashlib.sha256()
+    digest, copied_bytes = hashlib.sha256(), 0
     descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as reader:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
             raise AdapterRefused("not a plain file", where=str(source))
         with target.open("xb") as writer:
             while chunk := reader.read(CHUNK_BYTES):
                 digest.update(chunk)
                 writer.write(chunk)
+                copied_bytes += len(chunk)
             flush(writer.fileno(), writer)
+        after = os.fstat(descriptor)
+    if (before.st_mtime_ns, before.st_size, before.st_size) != (after.st_mtime_ns, after.st_size, copied_bytes):
+        target.unlink(missing_ok=True)
+        raise AdapterRefused(
+            "it changed while it was copied",
+            where=str(source),
+            next_step="wait until nobody writes to it, then try again",
+        )
     return digest.hexdigest()
 
 

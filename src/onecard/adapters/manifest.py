@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from onecard.errors import AdapterRefused
 
 SCHEMA = 1
 
@@ -78,8 +80,27 @@ class Verdict(Record):
     report: str | None = None
 
 
+class OriginRecord(Record):
+    """Where a version was before it came into this store, as far as that is known."""
+
+    address: str = Field(
+        description="agent/name@version in the store it was exported from; else where it lay, in words"
+    )
+    digest: str | None = Field(None, description="the version's digest in that store")
+    exported_at: str | None = None
+    trained_here: bool = Field(
+        description="onecard trained it, here or where it comes from; false: it was made elsewhere"
+    )
+    unknown: tuple[str, ...] = Field((), description="fields of the manifest that only its training would know")
+    assumed: tuple[str, ...] = Field((), description="fields taken from the base that whoever imported it named")
+    before: str | None = Field(None, description="what its manifest there said of its parent or origin, in words")
+
+
 class Manifest(Record):
-    """What stands in manifest.json. `files` and `digest` are filled by the store on publishing."""
+    """What stands in manifest.json. `files` and `digest` are filled by the store on publishing.
+
+    `training` and `data_sha256` are None only for an adapter that was made elsewhere, as `origin` then says.
+    """
 
     schema_version: int = SCHEMA
     agent: str
@@ -94,8 +115,30 @@ class Manifest(Record):
     chat_template_sha256: str
     stop_ids: tuple[int, ...]
     recipe: dict[str, Any]
-    data_sha256: str
-    training: TrainingRecord
+    data_sha256: str | None = None
+    training: TrainingRecord | None = None
     parent: str | None = None
+    origin: OriginRecord | None = Field(None, description="None: it was trained into this store")
     files: dict[str, str] = Field(default_factory=dict, description="file name -> sha256 hex of its content")
     digest: str = Field("", description="sha256 over the sorted (file, sha256) lines: the version's identity")
+
+    @property
+    def run(self) -> TrainingRecord:
+        """The run that made it; AdapterRefused for an adapter that was made elsewhere."""
+        if self.training is None:
+            raise AdapterRefused(
+                f"{self.agent}/{self.name}@{self.version} was not trained here: nothing is known of its run"
+            )
+        return self.training
+
+    @property
+    def trained_here(self) -> bool:
+        """False for an adapter that was made elsewhere: nobody here knows its data, its recipe and its run."""
+        return self.origin is None or self.origin.trained_here
+
+    @model_validator(mode="after")
+    def _says_how_it_was_trained(self) -> Manifest:
+        missing = [name for name in ("training", "data_sha256") if getattr(self, name) is None]
+        if missing and self.trained_here:
+            raise ValueError(f"{' and '.join(missing)} missing, and origin does not say that it was made elsewhere")
+        return self

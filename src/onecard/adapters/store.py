@@ -17,7 +17,7 @@ from onecard.adapters.journal import Action, LogEntry
 from onecard.adapters.lock import current_user
 from onecard.adapters.manifest import Manifest, Verdict
 from onecard.adapters.place import AdapterShelf, Moment, Place
-from onecard.adapters.promotion import bound, check_gate
+from onecard.adapters.promotion import bound, check_gate, compared
 from onecard.adapters.shelf import LocalPlace
 from onecard.adapters.verification import MANIFEST, check_files
 from onecard.adapters.version import StoredVersion, now
@@ -54,6 +54,11 @@ class Store:
     def where(self) -> str:
         """The folder or the URL, for messages."""
         return self._place.where
+
+    @property
+    def at_url(self) -> bool:
+        """Whether it is at a URL and not in a local folder."""
+        return not isinstance(self._place, LocalPlace)
 
     @property
     def root(self) -> Path:
@@ -108,7 +113,8 @@ class Store:
         verdict: Verdict | None = None,
         force: bool = False,
     ) -> StoredVersion:
-        """Puts a version into production; the old production becomes previous. GateFailed without a passing verdict.
+        """Puts a version into production; the old production becomes previous. GateFailed without a passing verdict, or with one
+        that compared it with another production than there is now, also if that changes in this very moment.
 
         `verdict` is recorded first; without it the one recorded for the digest counts. `force` needs a reason. A version whose
         files changed since it was published is AdapterRefused, an alias that moves meanwhile StoreBusy.
@@ -117,7 +123,12 @@ class Store:
         stored = shelf.read(shelf.resolve(checked_reference(version_or_alias)))
         if verdict is not None:
             verdict = self.record_verdict(agent, name, stored.version, verdict)
-        check_gate(stored.address, verdict or shelf.verdict(stored.digest), force, reason)
+        verdict = verdict or shelf.verdict(stored.digest)
+
+        def pass_gate(at: Moment) -> None:
+            check_gate(stored.address, verdict, force, reason, _production(shelf, at, verdict, force))
+
+        pass_gate(shelf)
         _check_unchanged(shelf, stored)
 
         def decide(at: Moment) -> LogEntry | None:
@@ -126,6 +137,7 @@ class Store:
                     f"{version_or_alias} of {shelf.address} moved while {stored.version} was promoted",
                     next_step="try again",
                 )
+            pass_gate(at)
             before = at.aliases()
             after = promoted(before, stored.version)
             return None if after == before else _moved("promote", stored, by, after, reason, forced=force)
@@ -251,6 +263,12 @@ def _check_unchanged(shelf: AdapterShelf, stored: StoredVersion) -> None:
             where=stored.where,
             next_step="publish it again from where it was trained",
         )
+
+
+def _production(shelf: AdapterShelf, at: Moment, verdict: Verdict | None, force: bool) -> str | None:
+    """The digest in production, read only where the gate needs it; AdapterRefused when it cannot be read, which force goes past."""
+    version = None if force or verdict is None or not compared(verdict) else at.aliases().production
+    return shelf.read(version).digest if version else None
 
 
 def _moved(

@@ -1,15 +1,18 @@
-"""A closed loop of callers: each sends its next request the moment its previous answer has ended.
+"""The load itself: a closed loop of callers, or an open loop that follows a schedule however long the answers take.
 
-That moment is the request's intended start, and every latency counts from it; whatever lies between it and the bytes leaving (our own
-delay, a connection to open) is in the latency, not hidden before it. Nothing a server does stops a step: failures are outcomes.
+Closed: each caller sends its next request the moment its previous answer has ended. Open: the schedule says when. That moment is the
+request's intended start, and every latency counts from it; whatever lies between it and the bytes leaving (our own delay, a connection
+to open) is in the latency, not hidden before it. Nothing a server does stops a step: failures are outcomes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,16 +22,28 @@ from onecard.benchmark.prompts import Question
 from onecard.errors import InputError, OnecardError, Refusal
 from onecard.evidence.results import Outcome, RequestRecord
 from onecard.evidence.summaries import percentile
-from onecard.wire.chat import ChatMessage, ChatRequest
+from onecard.wire.chat import ChatMessage, ChatRequest, ContentPart
 from onecard.wire.client import TimedPiece, with_usage
 
 LAG_PROBE_S = 0.005
+# asyncio waits in whole milliseconds, rounded up; the rest of the way to an intended start is spent looking at the clock.
+CLOCK_STEP_S = 0.0011
+LEAD_S = 0.02
+# Beyond so many at once this machine's ports and memory are measured, not the server: later ones wait, and their lag says so.
+MOST_AT_ONCE = 8000
+DEADLINE = "x-deadline-ms"
+
+
+def never(run: StepRun) -> bool:
+    return False
 
 
 class Asks(Protocol):
-    """What the load needs of a client: the timed pieces of one streamed answer."""
+    """What the load needs of a client: the timed pieces of one streamed answer. Headers are given only where there are some."""
 
-    def stream_chat(self, request: ChatRequest) -> AsyncIterator[TimedPiece]: ...
+    def stream_chat(
+        self, request: ChatRequest, headers: Mapping[str, str] | None = None, /
+    ) -> AsyncIterator[TimedPiece]: ...
 
 
 @dataclass
@@ -37,6 +52,7 @@ class StepRun:
 
     requests: list[RequestRecord] = field(default_factory=list)
     lags_ms: list[float] = field(default_factory=list)
+    most_at_once: int = 0
 
     @property
     def lag_p99_ms(self) -> float | None:
@@ -49,30 +65,111 @@ class StepRun:
 
 async def closed_loop(
     client: Asks,
-    questions: Sequence[Sequence[Question]],
+    questions: Sequence[Iterable[Question]],
     run: StepRun,
     *,
     max_new_tokens: int | None,
     on_request: Callable[[RequestRecord], None] = lambda record: None,
+    enough: Callable[[StepRun], bool] = never,
 ) -> None:
-    """Lets caller n ask `questions[n]` one after the other, all callers at once; every finished request is added to `run`."""
-    requests = [[to_request(question, max_new_tokens) for question in own] for own in questions]
-    origin_s = time.monotonic()
+    """Lets caller n ask `questions[n]` one after the other, all callers at once; every finished request is added to `run`.
 
-    async def caller(number: int) -> None:
+    Once `enough` says so, no request is sent any more; those under way are counted.
+    """
+    # What is known beforehand is made beforehand: not a microsecond of it shall lie between an answer and the next request.
+    asked = [
+        [(one, to_request(one, max_new_tokens)) for one in own]
+        if isinstance(own, Sequence)
+        else ((one, to_request(one, max_new_tokens)) for one in own)
+        for own in questions
+    ]
+
+    async def caller(number: int, origin_s: float) -> None:
         intended_s = origin_s
-        for question, request in zip(questions[number], requests[number], strict=True):
+        for question, request in asked[number]:
             record, intended_s = await ask(client, number, question, request, origin_s, intended_s)
             run.requests.append(record)
             on_request(record)
+            if enough(run):
+                return
 
+    run.most_at_once = len(questions)
+    async with _measuring(run), asyncio.TaskGroup() as group:
+        origin_s = time.monotonic()
+        for number in range(len(questions)):
+            group.create_task(caller(number, origin_s))
+
+
+async def open_loop(
+    client: Asks,
+    coming: Iterable[tuple[float, Question]],
+    run: StepRun,
+    *,
+    max_new_tokens: int | None,
+    on_request: Callable[[RequestRecord], None] = lambda record: None,
+    enough: Callable[[StepRun], bool] = never,
+) -> None:
+    """Sends each question at its moment (seconds from the begin), whatever became of those before; all answers are waited for.
+
+    The record's `caller` is the lowest number that no request under way has. Once `enough` says so nothing more is sent.
+    """
+    numbers = list(range(MOST_AT_ONCE - 1, -1, -1))
+    freed, over = asyncio.Event(), False
+
+    async def one(number: int, origin_s: float, intended_s: float, question: Question, request: ChatRequest) -> None:
+        nonlocal over
+        record, _ = await ask(client, number, question, request, origin_s, intended_s)
+        numbers.append(number)
+        freed.set()
+        run.requests.append(record)
+        on_request(record)
+        over = over or enough(run)
+
+    async with _measuring(run), asyncio.TaskGroup() as group:
+        origin_s = time.monotonic() + LEAD_S
+        for after_s, question in coming:
+            request, intended_s = to_request(question, max_new_tokens), origin_s + after_s
+            await _until(intended_s, lambda: over)
+            while not numbers:
+                freed.clear()
+                await freed.wait()
+            if over:
+                break
+            run.most_at_once = max(run.most_at_once, MOST_AT_ONCE - len(numbers) + 1)
+            group.create_task(one(numbers.pop(), origin_s, intended_s, question, request))
+
+
+async def _until(moment_s: float, over: Callable[[], bool]) -> None:
+    """Returns at the moment, or when it is over; closer to the moment than asyncio's own sleep, and others run meanwhile."""
+    while (left_s := moment_s - time.monotonic()) > 0 and not over():
+        # A long wait is cut, so that a step which is over does not last until the next arrival of a slow schedule.
+        await asyncio.sleep(min(left_s - CLOCK_STEP_S, 0.5) if left_s > CLOCK_STEP_S else 0)
+    if left_s <= -CLOCK_STEP_S:
+        await asyncio.sleep(0)  # late already: what arrived meanwhile is taken first
+
+
+@asynccontextmanager
+async def _measuring(run: StepRun) -> AsyncIterator[None]:
+    """Meanwhile our own lag is watched, and the garbage collector, whose pauses would look like the server's, keeps quiet."""
     probe = asyncio.create_task(_watch_own_lag(run.lags_ms))
     try:
-        async with asyncio.TaskGroup() as group:
-            for number in range(len(questions)):
-                group.create_task(caller(number))
+        with _without_collector():
+            yield
     finally:
         probe.cancel()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    if not gc.isenabled():
+        yield
+        return
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def ask(
@@ -84,7 +181,8 @@ async def ask(
     status, detail = None, None
     sent_s = time.monotonic()
     try:
-        async for piece in client.stream_chat(request):
+        headers = {DEADLINE: f"{question.deadline_ms:g}"} if question.deadline_ms else None
+        async for piece in client.stream_chat(request, headers) if headers else client.stream_chat(request):
             pieces.append(piece)
         end_s = pieces[-1].at_s
     except OnecardError as error:
@@ -108,14 +206,21 @@ async def ask(
         http_status=200 if pieces else status,
         adapter=pieces[0].who.adapter if pieces else None,
         detail=detail,
+        deadline_ms=question.deadline_ms,
     )
     return record, end_s
 
 
 def to_request(question: Question, max_new_tokens: int | None) -> ChatRequest:
     """The question as a streamed chat request that asks for the server's token count."""
-    message = ChatMessage(role="user", content=question.prompt.text)
-    request = ChatRequest(model=question.agent, messages=(message,), preset=question.preset, max_tokens=max_new_tokens)
+    prompt = question.prompt
+    content: str | tuple[ContentPart, ...] = prompt.text
+    if prompt.images:
+        images = [ContentPart.model_validate({"type": "image_url", "image_url": {"url": url}}) for url in prompt.images]
+        content = (*images, ContentPart(type="text", text=prompt.text))
+    longest = question.max_new_tokens or prompt.max_new_tokens or max_new_tokens
+    message = ChatMessage(role="user", content=content)
+    request = ChatRequest(model=question.agent, messages=(message,), preset=question.preset, max_tokens=longest)
     return with_usage(request)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from onecard.benchmark.figures import plain
 from onecard.benchmark.picture import BLUE, GRID, INK, MARKERS, MUTED, ORANGE, SERIES, VERMILLION, Picture
-from onecard.benchmark.report_data import Comparison, ReportData, Training
+from onecard.benchmark.report_data import Comparison, ReportData
 from onecard.benchmark.statistics import CallerPoint, Spread, caller_points, pooled
 from onecard.errors import MissingPart
 from onecard.evidence.results import ResultFile
@@ -64,7 +64,9 @@ _LEGEND: dict[str, Any] = {
 
 def pictures(data: ReportData) -> list[Picture]:
     """Every picture the data has something to show for. MissingPart without matplotlib."""
-    _matplotlib()
+    from onecard.benchmark.plots_training import training_plots  # it draws with what stands below
+
+    matplotlib_door()
     found: list[Picture | None] = []
     for number, measured in enumerate(data.measured):
         suffix = f"-{number + 1}" if len(data.measured) > 1 else ""
@@ -76,7 +78,7 @@ def pictures(data: ReportData) -> list[Picture]:
         ]
     if len(data.measured) > 1:
         found.insert(0, comparison_of_results([(m.name.removesuffix(".json"), m.result) for m in data.measured]))
-    found += [prediction_plot(data.comparisons), training_plot(data.trainings)]
+    found += [prediction_plot(data.comparisons), *training_plots(data.trainings)]
     return [picture for picture in found if picture is not None]
 
 
@@ -105,12 +107,12 @@ def latency_plot(result: ResultFile, name: str = "latency") -> Picture | None:
         _callers_axis(axes, [p.callers for p in points])
         axes.set_ylabel(f"latency, {unit}")
         axes.set_title("Latency against callers")
-        _legend(axes)
+        legend(axes)
 
     caption = "Latency from the intended start to the last token. Median over the repeats; whiskers reach from the lowest to the highest."
     if any(label == "p50" for label, _ in shown) and len(points) > 1:
         caption += " Dashed: the p50 of the fewest callers times the callers, as if nothing were batched."
-    return _picture(name, caption, _alt("Latency", shown, unit, scale), draw)
+    return picture_of(name, caption, _alt("Latency", shown, unit, scale), draw)
 
 
 def throughput_plot(result: ResultFile, name: str = "throughput") -> Picture | None:
@@ -128,7 +130,7 @@ def throughput_plot(result: ResultFile, name: str = "throughput") -> Picture | N
             _draw_line(axes, line, label, number, 1.0)
             axes.set_ylim(0, max(spread.high for _, spread in line) * 1.18 or 1.0)
             axes.set_ylabel(label)
-            axes.yaxis.set_major_locator(_matplotlib().ticker.MaxNLocator(4))
+            axes.yaxis.set_major_locator(matplotlib_door().ticker.MaxNLocator(4))
             axes.tick_params(labelbottom=number == len(shown) - 1)
         rows[0][0].set_title("Throughput against callers", pad=12)
         _callers_axis(rows[-1][0], [p.callers for p in points])
@@ -136,7 +138,7 @@ def throughput_plot(result: ResultFile, name: str = "throughput") -> Picture | N
     caption = (
         "Answered requests, and the tokens in them, per second. A flat line says that more callers only wait longer."
     )
-    return _picture(name, caption, _alt("Throughput", shown, "", 1.0), draw)
+    return picture_of(name, caption, _alt("Throughput", shown, "", 1.0), draw)
 
 
 def ttft_plot(result: ResultFile, name: str = "ttft") -> Picture | None:
@@ -169,7 +171,7 @@ def _distributions(values_ms: dict[int, list[float]], name: str, title: str, cap
         _callers_axis(axes, list(enough))
         axes.set_ylabel(f"{title[0].lower()}{title[1:]}, {unit}")
         axes.set_title(title)
-        line = _matplotlib().lines.Line2D
+        line = matplotlib_door().lines.Line2D
         axes.legend(
             handles=[
                 line([], [], color="white", marker="o", markeredgecolor=BLUE, linestyle="", label="median"),
@@ -182,7 +184,7 @@ def _distributions(values_ms: dict[int, list[float]], name: str, title: str, cap
 
     medians = ", ".join(f"{c}: {percentile(v, 50) * scale:.3g} {unit}" for c, v in enough.items())
     reading = f"{caption}: the thick bar holds the middle half, the thin line 90%."
-    return _picture(name, reading, f"{title}, median by callers: {medians}.", draw)
+    return picture_of(name, reading, f"{title}, median by callers: {medians}.", draw)
 
 
 def comparison_of_results(results: Sequence[tuple[str, ResultFile]], name: str = "comparison") -> Picture | None:
@@ -191,53 +193,22 @@ def comparison_of_results(results: Sequence[tuple[str, ResultFile]], name: str =
     shown = [(label, line) for label, line in found if line]
     if len(shown) < 2:
         return None
-    columns = _columns([label for label, _ in shown])
+    columns = columns_of([label for label, _ in shown])
     scale, unit = _time_unit([spread.high for _, line in shown for _, spread in line])
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for number, (label, line) in enumerate(shown):
-            _draw_line(axes, line, _short(label), number, scale)
+            _draw_line(axes, line, short(label), number, scale)
         axes.set_ylim(0, max(spread.high for _, line in shown for _, spread in line) * scale * 1.12)
         _callers_axis(axes, sorted({callers for _, line in shown for callers, _ in line}))
         axes.set_ylabel(f"p50 latency, {unit}")
         axes.set_title("Median latency of each result", pad=12 + 18 * math.ceil(len(shown) / columns))
-        _legend(axes, columns)
+        legend(axes, columns)
 
-    return _picture(
+    return picture_of(
         name, "p50 from the intended start, median over the repeats.", _alt("p50", shown, unit, scale), draw
     )
-
-
-def training_plot(trainings: Sequence[Training]) -> Picture | None:
-    """Training loss against optimizer steps; long curves get a running mean over the faint raw line."""
-    shown = [training for training in trainings if len(training.record.curve) > 1][: len(SERIES)]
-    if not shown:
-        return None
-    columns = _columns([training.label for training in shown])
-
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        for number, training in enumerate(shown):
-            steps = [point.step for point in training.record.curve]
-            losses = [point.loss for point in training.record.curve]
-            window = max(1, len(losses) // 20)
-            if window > 1:
-                axes.plot(steps, losses, color=SERIES[number], linewidth=1, alpha=0.35)
-            axes.plot(
-                steps, running_mean(losses, window), color=SERIES[number], label=_short(training.label),
-                marker=MARKERS[number], markevery=max(1, len(steps) // 8),
-            )  # fmt: skip
-        axes.set_ylim(0, None)
-        axes.set_xlim(0, None)
-        axes.set_xlabel("optimizer steps")
-        axes.set_ylabel("training loss, nats per token")
-        axes.set_title("Training loss", pad=12 + 18 * math.ceil(len(shown) / columns))
-        _legend(axes, columns)
-
-    ends = ", ".join(f"{t.label} from {t.record.curve[0].loss:.2f} to {t.record.curve[-1].loss:.2f}" for t in shown)
-    caption = "Mean loss of the trained tokens of each optimizer step; the bold line is a running mean."
-    return _picture("training", caption, f"Training loss: {ends}.", draw)
 
 
 def prediction_plot(comparisons: Sequence[Comparison]) -> Picture | None:
@@ -259,7 +230,7 @@ def prediction_plot(comparisons: Sequence[Comparison]) -> Picture | None:
     said = "; ".join(f"{c.what}: predicted {c.predicted:.3g}, measured {c.measured:.3g} {c.unit}" for c in comparisons)
     height = 1.3 + 0.78 * len(comparisons) + 0.55 * len(groups)
     caption = "What the plan said before, beside what was measured after; the thin line is the predicted range."
-    return _picture("prediction", caption, said, draw, height)
+    return picture_of("prediction", caption, said, draw, height)
 
 
 def _draw_bars(axes: Any, unit: str, group: Sequence[Comparison]) -> None:
@@ -280,7 +251,7 @@ def _draw_bars(axes: Any, unit: str, group: Sequence[Comparison]) -> None:
             right, said = max(right, comparison.high), f"{said} ({plain(comparison.low)} - {plain(comparison.high)})"
         write(right + widest * 0.02, top, said)
         write(comparison.measured + widest * 0.02, below, plain(comparison.measured))
-        write(0, row - 0.36, _short(comparison.what, 52), "bottom")
+        write(0, row - 0.36, short(comparison.what, 52), "bottom")
         longest = max(longest, len(said))
     axes.set_ylim(len(group) - 0.55, -0.75)
     # Room for the longest figure behind the longest bar: a letter takes about 2% of the width.
@@ -289,17 +260,7 @@ def _draw_bars(axes: Any, unit: str, group: Sequence[Comparison]) -> None:
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False, labelbottom=False)
-    axes.set_ylabel(_short(unit, 10), rotation=0, ha="right", va="center", labelpad=8)
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Centred mean over `window` neighbours; shorter at both ends."""
-    half = window // 2
-    means = []
-    for place in range(len(values)):
-        near = values[max(0, place - half) : place + half + 1]
-        means.append(sum(near) / len(near))
-    return means
+    axes.set_ylabel(short(unit, 10), rotation=0, ha="right", va="center", labelpad=8)
 
 
 _LATENCIES = (("p95", "p95_ms"), ("average", "avg_ms"), ("p50", "p50_ms"))
@@ -325,7 +286,7 @@ def _callers_axis(axes: Any, callers: Sequence[int]) -> None:
     axes.set_xticks(callers if len(callers) <= 12 else callers[:: len(callers) // 8])
 
 
-def _legend(axes: Any, columns: int = 4) -> None:
+def legend(axes: Any, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     # matplotlib puts plain lines before those with error bars; the dashed reference belongs after the measured lines.
     order = sorted(range(len(labels)), key=lambda place: labels[place] == UNBATCHED)
@@ -334,7 +295,7 @@ def _legend(axes: Any, columns: int = 4) -> None:
     )
 
 
-def _columns(labels: Sequence[str]) -> int:
+def columns_of(labels: Sequence[str]) -> int:
     """Columns of a legend of names: long ones stand below each other."""
     return 2 if max(map(len, labels)) <= 22 else 1
 
@@ -352,7 +313,7 @@ def _alt(what: str, lines: Sequence[tuple[str, Sequence[tuple[int, Spread]]]], u
     return f"{what}{', ' + unit if unit else ''}: {'; '.join(said)}."
 
 
-def _short(label: str, most: int = 26) -> str:
+def short(label: str, most: int = 26) -> str:
     """A name as it can stand in a picture: one line, printable, not too long. A leading _ would hide it from matplotlib's legend."""
     line = "".join(letter if letter.isprintable() else " " for letter in label)
     if len(line) > most:  # what tells two long names apart stands at their ends as often as at their beginnings
@@ -360,8 +321,8 @@ def _short(label: str, most: int = 26) -> str:
     return f" {line}" if line.startswith("_") else line
 
 
-def _picture(name: str, caption: str, alt: str, draw: Callable[[Any], None], height_in: float = HEIGHT_IN) -> Picture:
-    matplotlib = _matplotlib()
+def picture_of(name: str, caption: str, alt: str, draw: Callable[[Any], None], height_in: float = HEIGHT_IN) -> Picture:
+    matplotlib = matplotlib_door()
     with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure)
@@ -376,7 +337,7 @@ def _picture(name: str, caption: str, alt: str, draw: Callable[[Any], None], hei
     return Picture(name, caption, alt, svg.getvalue(), png.getvalue())
 
 
-def _matplotlib() -> Any:
+def matplotlib_door() -> Any:
     """The one door to matplotlib."""
     try:
         import matplotlib

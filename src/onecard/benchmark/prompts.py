@@ -6,8 +6,10 @@ between two steps is the load, not the questions.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import mimetypes
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,11 +35,13 @@ SHIPPED = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to ask. `row` is its line in the file, from 0; `preset` the one the row names."""
+    """One thing to ask. `row` is its line in the file, from 0; `preset` the one the row names; `images` are `data:` URLs."""
 
     row: int
     text: str
     preset: str | None = None
+    images: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Prompts:
 
     @property
     def sha256(self) -> str:
-        lines = "".join(json.dumps([prompt.text, prompt.preset]) + "\n" for prompt in self.rows)
+        lines = "".join(json.dumps([p.text, p.preset, *_beyond_text(p)]) + "\n" for p in self.rows)
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -60,6 +64,14 @@ class Question:
     agent: str
     preset: str | None
     prompt: Prompt
+    deadline_ms: float | None = None
+    max_new_tokens: int | None = None
+
+
+def _beyond_text(prompt: Prompt) -> list[object]:
+    """What only newer files have: nothing is added for the others, so their sha256 stays what it was."""
+    beyond: list[object] = [*prompt.images, prompt.max_new_tokens]
+    return beyond if any(beyond) else []
 
 
 def given_prompts(texts: Sequence[str], source: str) -> Prompts:
@@ -72,7 +84,10 @@ def shipped_prompts() -> Prompts:
 
 
 def read_prompts(file: Path) -> Prompts:
-    """Rows {"prompt": text[, "preset": name]} of a JSONL file; other keys are ignored. DataError says file and line."""
+    """Rows {"prompt": text[, "preset": name, "images": [...], "max_new_tokens": n]} of a JSONL file; other keys are ignored.
+
+    An image is a `data:` URL or a file beside the JSONL. DataError says file and line.
+    """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
@@ -98,7 +113,29 @@ def _row(file: Path, number: int, line: str) -> Prompt:
         raise DataError("no text under 'prompt'", where=where, allowed='{"prompt": "..."[, "preset": "..."]}')
     if preset is not None and not isinstance(preset, str):
         raise DataError(f"preset is {preset!r}", where=where, allowed="text")
-    return Prompt(number, text, preset)
+    longest = row.get("max_new_tokens")
+    if longest is not None and (not isinstance(longest, int) or isinstance(longest, bool) or longest < 1):
+        raise DataError(f"max_new_tokens is {longest!r}", where=where, allowed="a whole number from 1 on")
+    return Prompt(number, text, preset, _images(row.get("images") or [], file.parent, where), longest)
+
+
+def _images(given: object, folder: Path, where: str) -> tuple[str, ...]:
+    """`data:` URLs; files are read into them, so that a request carries its image and no server needs a path or a network."""
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise DataError(f"images is {given!r}", where=where, allowed="a list of data: URLs or file names")
+    return tuple(one if one.startswith("data:") else _as_data_url(folder / one, where) for one in given)
+
+
+def _as_data_url(file: Path, where: str) -> str:
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    if not kind.startswith("image/"):
+        raise DataError(
+            f"'{file.name}' is not called as an image is", where=where, allowed=".png, .jpg, .webp, data: URLs"
+        )
+    try:
+        return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    except OSError as error:
+        raise DataError(f"the image {file} cannot be read: {error.strerror}", where=where) from None
 
 
 def draw(

@@ -12,13 +12,12 @@ from importlib import resources
 
 from onecard.benchmark.figures import Headline, counted, moment, of_unit, plain, readable, spread_cell
 from onecard.benchmark.picture import Picture, themed
-from onecard.benchmark.report_data import Comparison, Measured, ReportData, Sample, Training
+from onecard.benchmark.report_data import Comparison, Measured, ReportData, Sample
+from onecard.benchmark.report_runs import training_section
+from onecard.benchmark.report_table import NO_FIGURE, definitions, table
 from onecard.benchmark.statistics import CallerPoint, Spread, answered_by, caller_points, caution, outcome_counts
-from onecard.catalog.units import format_bytes
 from onecard.evidence.results import ResultFile, Step
 from onecard.evidence.summaries import needed_for, summarize
-
-NO_FIGURE = "-"
 
 
 def render(data: ReportData, pictures: Sequence[Picture] = (), note: str | None = None) -> str:
@@ -37,7 +36,8 @@ def render(data: ReportData, pictures: Sequence[Picture] = (), note: str | None 
         own = [by_name[n + suffix] for n in ("latency", "throughput", "ttft", "itl") if n + suffix in by_name]
         parts += _measured(measured, own, note)
     parts += _comparisons(data.comparisons, by_name.get("prediction"))
-    parts += _trainings(data.trainings, by_name.get("training"))
+    names = ("training", "training-rate", "training-speed", "training-memory")
+    parts += training_section(data.trainings, _plots([by_name[name] for name in names if name in by_name]), note)
     parts += _gates(data)
     parts += _samples(data.samples)
     parts += _how_to(data)
@@ -117,7 +117,7 @@ def _points_table(points: Sequence[CallerPoint]) -> str:
         f"{NO_FIGURE}: not known, or too few answered requests in a repeat to say (p95 needs {needed_for(95)}, "
         f"p99 {needed_for(99)})."
     )
-    return _table("By callers", head, rows, footnote)
+    return table("By callers", head, rows, footnote)
 
 
 def _steps_table(steps: Sequence[Step]) -> str:
@@ -134,7 +134,7 @@ def _steps_table(steps: Sequence[Step]) -> str:
             *(readable(value) or NO_FIGURE for value in figures),
         ]
         rows.append([*cells, str(s.errors)])
-    return f"<details><summary>Every repeat ({len(rows)})</summary>{_table('', head, rows)}</details>" if rows else ""
+    return f"<details><summary>Every repeat ({len(rows)})</summary>{table('', head, rows)}</details>" if rows else ""
 
 
 def _who_answered(result: ResultFile) -> str:
@@ -145,7 +145,7 @@ def _who_answered(result: ResultFile) -> str:
         [escape(agent), escape(preset or NO_FIGURE), escape(adapter or "not said"), str(count)]
         for (agent, preset, adapter), count in sorted(counts.items(), key=lambda item: -item[1])
     ]
-    return _table("Who answered, by the answers' own headers", ["agent", "preset", "adapter", "answers"], rows, text=3)
+    return table("Who answered, by the answers' own headers", ["agent", "preset", "adapter", "answers"], rows, text=3)
 
 
 def _what_and_where(result: ResultFile) -> str:
@@ -167,7 +167,7 @@ def _what_and_where(result: ResultFile) -> str:
         "prompts": f"{how.prompts} ({how.prompts_rows} rows, sha256 {how.prompts_sha256[:12]})",
         "when": f"{moment(result.started_at)} to {moment(result.ended_at)}",
     }
-    return f"<h3>What ran, where and how</h3>{_list(rows)}"
+    return f"<h3>What ran, where and how</h3>{definitions(rows)}"
 
 
 def _comparisons(comparisons: Sequence[Comparison], picture: Picture | None) -> list[str]:
@@ -193,28 +193,8 @@ def _comparisons(comparisons: Sequence[Comparison], picture: Picture | None) -> 
         )
     head = ["what", "basis", "predicted", "range", "measured", "error", "in range"]
     footnote = "Error: (predicted - measured) / measured. Basis: where the prediction comes from."
-    table = _table("", head, rows, footnote, text=2)
-    return ["<h2>Prediction beside measurement</h2>", *_plots([picture] if picture else []), table]
-
-
-def _trainings(trainings: Sequence[Training], picture: Picture | None) -> list[str]:
-    if not trainings:
-        return []
-    rows = []
-    for training in trainings:
-        r = training.record
-        loss = f"{r.curve[0].loss:.2f} to {r.curve[-1].loss:.2f}" if r.curve else NO_FIGURE
-        memory = f"{format_bytes(r.peak_memory_bytes)} <span class='small'>{escape(r.memory_kind)}</span>"
-        figures = [
-            f"{r.rows:,}",
-            f"{r.trained_tokens:,}",
-            f"{r.steps:,}",
-            of_unit(r.seconds, "s"),
-            readable(r.tokens_s) or NO_FIGURE,
-        ]
-        rows.append([escape(training.label), *figures, loss, memory])
-    head = ["adapter", "rows", "trained tokens", "steps", "time", "tokens/s", "loss", "peak memory"]
-    return ["<h2>Training</h2>", *_plots([picture] if picture else []), _table("", head, rows, text=1)]
+    compared = table("", head, rows, footnote, text=2)
+    return ["<h2>Prediction beside measurement</h2>", *_plots([picture] if picture else []), compared]
 
 
 def _gates(data: ReportData) -> list[str]:
@@ -224,7 +204,7 @@ def _gates(data: ReportData) -> list[str]:
     for line in data.gates:
         verdict = '<span class="yes">passed</span>' if line.passed else '<span class="no">failed</span>'
         rows.append([escape(line.agent), escape(line.check), escape(line.observed), verdict])
-    return ["<h2>The gate</h2>", _table("", ["agent", "demanded", "observed", "verdict"], rows, text=4)]
+    return ["<h2>The gate</h2>", table("", ["agent", "demanded", "observed", "verdict"], rows, text=4)]
 
 
 def _samples(samples: Sequence[Sample]) -> list[str]:
@@ -247,7 +227,7 @@ def _samples(samples: Sequence[Sample]) -> list[str]:
 
 
 def _how_to(data: ReportData) -> list[str]:
-    parts = [f"<h2>Environment</h2>{_list(data.environment)}"] if data.environment else []
+    parts = [f"<h2>Environment</h2>{definitions(data.environment)}"] if data.environment else []
     commands = [*data.commands, *(m.result.how.command for m in data.measured if m.result.how.command)]
     if commands:
         typed = escape("\n".join(dict.fromkeys(commands)))
@@ -259,24 +239,6 @@ def _how_to(data: ReportData) -> list[str]:
             "observations and cover answered requests only; the others are counted as errors. Every request stands in the result file.</p>"
         )
     return parts
-
-
-def _table(
-    caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], footnote: str | None = None, text: int = 0
-) -> str:
-    """Cells are HTML already; the first `text` columns are words, the others figures."""
-    kinds = [' class="text"' if column < text else "" for column in range(len(head))]
-    top = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(kinds, head, strict=True))
-    body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{cell}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>" for row in rows
-    )
-    said = f"<caption>{caption}</caption>" if caption else ""
-    below = f'<p class="footnote">{footnote}</p>' if footnote else ""
-    return f'<div class="wide"><table>{said}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>{below}'
-
-
-def _list(rows: dict[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in rows.items() if v)}</dl>"
 
 
 def _unit(name: str, unit: str) -> str:

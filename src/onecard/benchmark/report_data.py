@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from onecard.adapters.manifest import TrainingRecord
+from onecard.benchmark.report_training import StepFigures
 from onecard.errors import ResultError
 from onecard.evidence.results import Record, ResultFile
 
@@ -45,10 +46,21 @@ class Comparison(Record):
 
 
 class Training(Record):
-    """One adapter's training, as its manifest records it."""
+    """One run: what the adapter's manifest records of it, and what it told of every step. A run under way has no record yet."""
 
     label: str = Field(description="Agent and version, such as explainer style@v0001.")
-    record: TrainingRecord
+    record: TrainingRecord | None = None
+    points: tuple[StepFigures, ...] = Field((), description="The lines of its metrics.jsonl, where there is one.")
+
+    @property
+    def steps(self) -> tuple[StepFigures, ...]:
+        """Each step's figures: those the run told, else those its manifest kept."""
+        if self.points or self.record is None:
+            return self.points
+        validated = dict(self.record.validation)
+        return tuple(
+            StepFigures(**point.model_dump(), validation_loss=validated.get(point.step)) for point in self.record.curve
+        )
 
 
 class GateLine(Record):

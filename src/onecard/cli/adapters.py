@@ -48,13 +48,13 @@ def list_(place: str | None, fleet: Path | None, as_json: bool) -> None:
     Example:
       onecard adapters list --store ./modelstore
     """
-    store = open_store(place, fleet)
+    store = open_store(place, fleet, new_url=True)
     found = store.list()
     if as_json:
         output.print_json([output.listing_record(store, listing) for listing in found])
         return
     if not found:
-        click.echo(f"no adapters in {store.where} yet: `onecard train` publishes one")
+        click.echo(output.nothing_in(store))
         return
     output.print_listings(store, found)
 

@@ -50,7 +50,7 @@ def export(
     when their greedy tokens differ, nothing is written. A base holds the tokens of one adapter: adapters with
     different added tokens cannot share one, and vLLM needs a server for each.
 
-    \\b
+    \b
     Example:
       onecard adapters export writer/style@production --to style.tar
       onecard adapters export writer/style@v0003 --for vllm --to served/style
@@ -87,9 +87,7 @@ def _for_vllm(
     from onecard.weights.inventory import resolve
 
     if found := store.verify(stored.agent, stored.name, stored.version):
-        raise AdapterRefused(
-            f"{stored.address} is not what was published: {'; '.join(found)}", where=str(stored.folder)
-        )
+        raise AdapterRefused(f"{stored.address} is not what was published: {'; '.join(found)}", where=stored.where)
     base_folder = resolve(base or stored.manifest.base.id, Path())
     with _progress(as_json) as on_progress:
         made = export_for_vllm(

@@ -50,7 +50,7 @@ def import_(
     Or SOURCE is a folder with adapter_config.json and adapter_model.safetensors that PEFT wrote elsewhere. Name
     its base and its agent: it is checked against the base, and its manifest says what is not known about it.
 
-    \\b
+    \b
     Example:
       onecard adapters import style.tar --digest 5f0c9a
       onecard adapters import ./my-lora --base mistralai/Mistral-7B-v0.3 --agent writer --name terse
@@ -129,22 +129,20 @@ def _manifest(folder: Path, base: str, quantization: str, agent: str, name: str)
 
 
 def _say(store: Store, stored: StoredVersion, as_json: bool) -> None:
-    from onecard.adapters.archive_plain import UNKNOWN_FIELDS, was_trained_here
-
-    verdict = store.verdict(stored)
-    unknown = () if was_trained_here(stored.manifest) else UNKNOWN_FIELDS
+    verdict, origin = store.verdict(stored), stored.manifest.origin
+    unknown = origin.unknown if origin else ()
     if as_json:
         said = {
             "imported": stored.address,
             "digest": stored.digest,
-            "parent": stored.manifest.parent,
+            "origin": origin.model_dump(mode="json") if origin else None,
             "unknown": unknown,
         }
         output.print_json(said | {"verdict": verdict.passed if verdict else None})
         return
     click.echo(f"{stored.address} is published, digest {stored.digest[:12]}")
-    if stored.manifest.parent:
-        click.echo(f"  it is {stored.manifest.parent}")
+    if origin:
+        click.echo(f"  it is {output.origin_text(origin)}")
     if unknown:
         click.echo(f"  not trained here; unknown: {', '.join(unknown)}")
     if verdict is None:

@@ -33,10 +33,11 @@ def who(command: Command) -> Command:
     return click.option("--reason", help="Why, for the log.")(command)
 
 
-def open_store(place: str | None, fleet: Path | None, *, new: bool = False) -> Store:
+def open_store(place: str | None, fleet: Path | None, *, new: bool = False, new_url: bool = False) -> Store:
     """The store that the options name; InputError when nothing is there, so that a misspelt path is not an empty store.
 
-    With `new` a store that does not exist yet is good: publishing makes it.
+    With `new` a store that does not exist yet is good: publishing makes it. With `new_url` one at a URL is, where an empty store and
+    none are the same.
     """
     from onecard.adapters.store import Store
     from onecard.errors import InputError
@@ -49,7 +50,7 @@ def open_store(place: str | None, fleet: Path | None, *, new: bool = False) -> S
 
         where = load_fleet(fleet).store_url
     store = Store(where)
-    if not new and not store.exists():
+    if not (new or (new_url and store.at_url)) and not store.exists():
         raise InputError(
             "no store here", where=where, next_step="name it with --store or --fleet; `onecard train` makes one"
         )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from onecard.adapters.manifest import Manifest
+    from onecard.adapters.manifest import Manifest, OriginRecord
     from onecard.adapters.store import AdapterListing, LogEntry, Store, StoredVersion
 
 WIDTH = 100
@@ -32,10 +32,18 @@ def print_listings(store: Store, listings: Sequence[AdapterListing]) -> None:
             click.echo(f"{listing.agent}/{listing.name}: {listing.problem}", err=True)
 
 
+def nothing_in(store: Store) -> str:
+    """What to say of a store without adapters. At a URL an empty store looks like a misspelt one."""
+    if not store.at_url:
+        return f"no adapters in {store.where} yet: `onecard train` publishes one"
+    return (
+        f"no adapters at {store.where}: `onecard train` publishes into the store that a fleet names, "
+        f"`onecard adapters import --store {store.where}` into this one"
+    )
+
+
 def print_versions(store: Store, versions: Sequence[StoredVersion]) -> None:
     """The versions of one adapter, one line each."""
-    from onecard.adapters.archive_plain import was_trained_here
-
     table = _table("version", "is", "created", "digest", "rank", "rows", "last loss", "gate")
     for stored in versions:
         manifest = stored.manifest
@@ -45,8 +53,8 @@ def print_versions(store: Store, versions: Sequence[StoredVersion]) -> None:
             manifest.created_at[:16].replace("T", " "),
             stored.digest[:12],
             str(manifest.rank),
-            f"{manifest.training.rows:,}" if was_trained_here(manifest) else "unknown",
-            _last_loss(stored),
+            f"{manifest.training.rows:,}" if manifest.training else "not trained here",
+            _last_loss(manifest),
             _gate(store, stored),
         )
     _console().print(table)
@@ -58,10 +66,11 @@ def print_version(store: Store, stored: StoredVersion) -> None:
     manifest, base = stored.manifest, stored.manifest.base
     rows = {
         "adapter": stored.address + (f" ({', '.join(names)})" if names else ""),
-        "folder": str(stored.folder),
+        "where": stored.where,
         "digest": stored.digest,
         "created": manifest.created_at,
         "parent": manifest.parent or "-",
+        **({"origin": origin_text(manifest.origin)} if manifest.origin else {}),
         "base": f"{base.id}, {base.quantization}, fingerprint {base.fingerprint[:12]}",
         "shape": f"rank {manifest.rank}, alpha {manifest.alpha:g}, on {', '.join(manifest.targets)}",
         "added tokens": ", ".join(f"{t.token} (row {t.row})" for t in manifest.added_tokens) or "-",
@@ -77,13 +86,10 @@ def print_version(store: Store, stored: StoredVersion) -> None:
 
 def _training_rows(manifest: Manifest) -> dict[str, str]:
     """How it was trained; of one that was made elsewhere it is said that nobody here knows."""
-    from onecard.adapters.archive_plain import was_trained_here
-
-    if not was_trained_here(manifest):
-        return {
-            "training": f"not here: imported from {manifest.recipe['imported'].get('from')}; data, recipe and run unknown"
-        }
     training = manifest.training
+    if training is None:
+        unknown = manifest.origin.unknown if manifest.origin else ()
+        return {"training": f"not trained here; unknown: {', '.join(unknown)}"}
     return {
         "training": f"{training.rows:,} rows, {training.trained_tokens:,} trained tokens, {training.steps:,} steps",
         "loss": " -> ".join(f"{point.loss:.3f}" for point in (training.curve[:1] + training.curve[-1:])) or "-",
@@ -118,7 +124,7 @@ def version_record(store: Store, stored: StoredVersion) -> dict[str, Any]:
     return {
         "version": stored.version,
         "aliases": names_of(store, stored),
-        "folder": str(stored.folder),
+        "where": stored.where,
         "verdict": verdict.model_dump(mode="json") if verdict else None,
         "manifest": stored.manifest.model_dump(mode="json"),
     }
@@ -147,8 +153,17 @@ def _gate(store: Store, stored: StoredVersion) -> str:
     return f"{'passed' if verdict.passed else 'failed'} {verdict.at[:10]}"
 
 
-def _last_loss(stored: StoredVersion) -> str:
-    curve = stored.manifest.training.curve
+def origin_text(origin: OriginRecord) -> str:
+    """Where a version was before: the store it was exported from, or the place of an adapter made elsewhere."""
+    if origin.digest is None:
+        return origin.address
+    exported = f", exported {origin.exported_at}" if origin.exported_at else ""
+    before = f"; there {origin.before}" if origin.before else ""
+    return f"{origin.address} of another store ({origin.digest[:12]}{exported}){before}"
+
+
+def _last_loss(manifest: Manifest) -> str:
+    curve = manifest.training.curve if manifest.training else ()
     return f"{curve[-1].loss:.3f}" if curve else "-"
 
 
@@ -158,7 +173,7 @@ def _table(*columns: str, header: bool = True) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, show_header=header, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("created", "gate"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("created", "rows", "gate"))
     return table
 
 

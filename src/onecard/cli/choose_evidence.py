@@ -132,6 +132,8 @@ def _seen(option: Option, place: Place, name: str, result: ResultFile) -> dict[s
     callers = option.fleet.models[option.key].concurrency
     if (what.model or "").lower() != option.id.lower() or what.quantization != option.quantization or speed is None:
         return {}
+    if result.how.load != "closed" or result.kind == "context":
+        return {}  # callers of an open loop are what was under way, not who asked
     steps = [step for step in result.steps if step.callers == callers]
     same = _is_card(result.where.card, place.card) and what.engine in (None, option.engine)
     same = same and result.how.max_new_tokens == speed.new_tokens

@@ -12,6 +12,7 @@ from onecard.errors import FleetError, InputError
 from onecard.evidence.results import write_atomically
 from onecard.fleet.document import read_document
 from onecard.fleet.loader import load_fleet, shipped_recipes
+from onecard.fleet.recipe import HUB
 
 PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@+~")
 
@@ -123,7 +124,7 @@ def _remarks(source: Path, target: Path) -> list[str]:
     if source.resolve().parent == target.resolve().parent:
         return []
     loaded = load_fleet(target)
-    files = [agent.data for agent in loaded.fleet.agents.values() if agent.data]
+    files = [agent.data for agent in loaded.fleet.agents.values() if agent.data and not agent.data.startswith(HUB)]
     files += [agent.suite.data for agent in loaded.fleet.agents.values() if agent.suite]
     lost = [file for file in dict.fromkeys(files) if not loaded.resolve(file).exists()]
     said = ["paths in it are relative to its folder, which is another one now"]

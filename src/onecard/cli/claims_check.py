@@ -48,6 +48,8 @@ def measurements(claim: Claim, results: Iterable[tuple[str, ResultFile]]) -> lis
         what = result.what
         if (what.model or "").lower() != (subject.model or "?").lower() or what.quantization != subject.quantization:
             continue
+        if result.how.load != "closed" or result.kind == "context":
+            continue  # callers of an open loop are what was under way, not who asked
         same = _same_card(result.where.card, subject.card) and subject.new_tokens == result.how.max_new_tokens
         for step in result.steps:
             value = _value(claim, summarize(step))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from onecard.adapters.store import StoredVersion
     from onecard.benchmark.report_data import Sample
     from onecard.cli.demo_output import Teller
     from onecard.cli.evaluate import Evaluation
+    from onecard.cli.train import FinishedRun
     from onecard.evidence.results import ResultFile
     from onecard.fleet.loader import LoadedFleet
     from onecard.planner.plan import Plan
@@ -36,7 +36,7 @@ class Told:
     """What the story has found out so far."""
 
     plan: Plan
-    trained: dict[str, StoredVersion] = field(default_factory=dict)
+    trained: dict[str, FinishedRun] = field(default_factory=dict)
     judged: dict[str, Evaluation] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     health: Health | None = None
@@ -151,14 +151,14 @@ def train_story(loaded: LoadedFleet, agent: str, told: Told, teller: Teller) -> 
     teller.step(
         f"Train {agent}", f"{why}; LoRA rank {recipe.lora.rank if recipe else '?'} on the frozen 4-bit base (QLoRA)"
     )
-    with teller.training() as on_progress:
-        stored = run_training(loaded, agent, on_progress=on_progress)
-    teller.trained(stored)
+    with teller.training() as display:
+        done = run_training(loaded, agent, on_progress=display, say=display.say)
+    teller.trained(done)
     store = Store(loaded.store_url)
-    for other in told.trained.values():
+    for other in (run.stored for run in told.trained.values()):
         store.verify(other.agent, other.name, other.version)
         teller.untouched(other)
-    told.trained[agent] = stored
+    told.trained[agent] = done
 
 
 def gate_story(loaded: LoadedFleet, agent: str, told: Told, teller: Teller) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from onecard.adapters.store import StoredVersion
     from onecard.benchmark.report_data import Comparison, Sample
     from onecard.cli.evaluate import Evaluation
+    from onecard.cli.train import FinishedRun
+    from onecard.cli.train_output import Display
     from onecard.evidence.results import ResultFile
     from onecard.planner.plan import Plan
     from onecard.serving.running import Running
@@ -72,7 +74,7 @@ class Teller:
         for part in (speed_table(plan.agents), training_table(plan.trainings)):
             self.console.print(part)
 
-    def training(self) -> AbstractContextManager[Callable[[Any], None]]:
+    def training(self) -> AbstractContextManager[Display]:
         from onecard.cli.train_output import bar
 
         return bar(quiet=False)
@@ -91,11 +93,11 @@ class Teller:
         with self.console.status(what) as status:
             yield lambda step: status.update(step)
 
-    def trained(self, stored: StoredVersion) -> None:
+    def trained(self, done: FinishedRun) -> None:
         from onecard.cli.train_output import sentences_of
 
-        for sentence in sentences_of(stored):
-            self.console.print(Text(sentence))
+        for sentence in sentences_of(done):
+            self.console.print(Text(sentence), soft_wrap=str(done.folder) in sentence)  # a path stays in one piece
 
     def untouched(self, other: StoredVersion) -> None:
         self.console.print(

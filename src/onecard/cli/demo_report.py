@@ -8,7 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from onecard import __version__
-from onecard.benchmark.report_data import Comparison, Extras, GateLine, Training
+from onecard.benchmark.report_data import Comparison, Extras, GateLine
+from onecard.cli.train_curve import training_of
 from onecard.evidence.summaries import itls_ms, ttfts_ms
 
 if TYPE_CHECKING:
@@ -28,10 +29,7 @@ def extras_of(loaded: LoadedFleet, told: Told) -> Extras:
             "Questions are about terms that no training row mentions."
         ),
         comparisons=tuple(compare(told)),
-        trainings=tuple(
-            Training(label=f"{agent} {stored.name}@{stored.version}", record=stored.manifest.training)
-            for agent, stored in told.trained.items()
-        ),
+        trainings=tuple(training_of(done.folder, done.stored) for done in told.trained.values()),
         gates=tuple(
             GateLine(agent=agent, check=check.sentence, observed=f"{check.observed:.3g}", passed=check.passed)
             for agent, done in told.judged.items()
@@ -69,14 +67,15 @@ def _memory(told: Told) -> Iterator[Comparison]:
 
 def _training(told: Told) -> Iterator[Comparison]:
     for planned in told.plan.trainings:
-        stored = told.trained.get(planned.agent)
-        if stored is None:
+        done = told.trained.get(planned.agent)
+        if done is None:
             continue
-        record = stored.manifest.training
+        record = done.stored.manifest.run
         yield Comparison(
             what=f"training peak, {planned.agent}",
             unit="MiB",
-            predicted=planned.peak_bytes / MIB,
+            predicted=(record.planned_peak_bytes or planned.peak_bytes)
+            / MIB,  # with the rows counted, and what was held before
             measured=record.peak_memory_bytes / MIB,
             tag="assumed",
             note=record.memory_kind,

@@ -236,9 +236,7 @@ def _recorded(
     GateFailed when production changed while it was judged: then it was compared with what nobody gets any more.
     """
     from onecard.adapters.store import Store
-    from onecard.cli.evaluate_rivals import in_production
-    from onecard.errors import GateFailed
-    from onecard.evaluation.gate import outdated, verdict
+    from onecard.evaluation.gate import verdict
 
     store = Store(loaded.store_url)
     against: dict[str, Any] = {"base_fingerprint": report.judged.base_fingerprint}
@@ -256,9 +254,6 @@ def _recorded(
     given = store.record_verdict(stored.agent, stored.name, stored.version, given)
     promoted = promote and given.passed
     if promoted:
-        there = in_production(loaded, stored)
-        if why := outdated(given, there.digest if there else None):
-            raise GateFailed(f"{stored.address} is not promoted: {why}", next_step="evaluate again")
         store.promote(stored.agent, stored.name, stored.version)
     return Evaluation(report, file, given, promoted)
 

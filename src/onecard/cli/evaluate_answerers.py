@@ -26,31 +26,25 @@ BASE, PRODUCTION = "base", "production"
 
 
 def open_engine(loaded: LoadedFleet, key: str) -> Engine:
-    """The engine of one of the fleet's models, on this machine. FleetError for one that is opened elsewhere, MissingPart."""
-    from onecard.errors import FleetError, MissingPart
-    from onecard.weights.inventory import fingerprint, resolve
+    """The engine of one of the fleet's models, chosen and opened as `serve` does, with room for the versions that are judged."""
+    from onecard.serving.opening import choice_of, here, open_model
 
-    model, where = loaded.fleet.models[key], f"{loaded.file}: models.{key}"
-    if model.engine not in ("auto", "local"):
-        start = "start it, and judge it by its --url"
-        raise FleetError(f"engine {model.engine} is not opened here", where=f"{where}.engine", next_step=start)
-    if model.quantization not in ("none", "int8", "nf4"):
-        problem = f"{model.quantization} is not loaded here"
-        raise FleetError(problem, where=f"{where}.quantization", allowed="none, int8, nf4")
-    folder = resolve(model.id, loaded.folder)
-    try:
-        from onecard.engines.local.engine import LocalEngine
-    except ImportError as error:
-        raise MissingPart(f"{error.name} is not installed", next_step="pip install 'onecard[local]'") from error
-    return LocalEngine.open(
-        folder,
-        model_id=model.id,
-        fingerprint=fingerprint(folder),
-        quantization=model.quantization,
-        double_quantization=model.double_quantization,
-        context=model.context,
-        concurrency=model.concurrency,
-    )
+    return open_model(loaded, key, choice_of(loaded, key, here()), _versions(loaded, key))
+
+
+def _versions(loaded: LoadedFleet, key: str) -> list[StoredVersion]:
+    """What the store has of the adapters on a model, under the references that an evaluation asks for."""
+    from onecard.adapters.store import Store
+    from onecard.errors import UnknownName
+
+    store, found = Store(loaded.store_url), []
+    for agent, spec in loaded.fleet.agents.items():
+        for reference in ("candidate", PRODUCTION) if spec.model == key and spec.adapter else ():
+            try:
+                found.append(store.resolve(agent, f"{spec.adapter_name}@{reference}"))
+            except UnknownName:
+                continue
+    return found
 
 
 def in_process(

@@ -4,8 +4,9 @@ agents' tasks, and the training rows they may not repeat."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from onecard.errors import FleetError
+from onecard.errors import FleetError, MissingPart
 from onecard.evaluation.exam import Exam, prepare
 from onecard.evaluation.leaks import TrainingRow
 from onecard.evaluation.regressions import OtherTask
@@ -49,11 +50,14 @@ def _other_task(loaded: LoadedFleet, agent: str, number: int) -> OtherTask:
 
 
 def _training_rows(loaded: LoadedFleet, agent: str) -> Sequence[TrainingRow] | None:
-    """What the agent is trained on. None when the fleet names no file or it is not here: an adapter may come without its data."""
+    """What the agent is trained on. None when the fleet names none or it is not here: an adapter may come without its data.
+
+    A data set of the hub is not here either; `onecard train` looks for the suite's rows in what it reads of it.
+    """
     from onecard.training.rows import scan_rows
 
     try:
-        file = loaded.data_file(agent)
-    except FleetError:
+        source = loaded.data_file(agent)
+        return scan_rows(source)[0] if isinstance(source, Path) else None
+    except (FleetError, MissingPart):
         return None
-    return scan_rows(file)[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from onecard.evaluation.comparisons import amount
-from onecard.evaluation.demands import NO_LIMIT, figure_text, percent
+from onecard.evaluation.demands import figure_text, percent
 from onecard.evaluation.gate import CheckResult, RowRecord
 from onecard.evaluation.report import EvaluationReport, most_telling
 
@@ -128,7 +128,7 @@ def _checks_table(checks: Sequence[CheckResult]) -> Table:
 
 def needed(check: CheckResult) -> str:
     """The threshold in words; a dash where only comparisons decide."""
-    if check.threshold == 0 if check.at_least else check.threshold >= NO_LIMIT:
+    if check.compares_only:
         return "-"
     return f"{'at least' if check.at_least else 'at most'} {figure_text(check.statistic, check.threshold)}"
 

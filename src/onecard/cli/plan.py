@@ -206,17 +206,18 @@ def record_of(made: Plan, frontiers: tuple[Frontier, ...], hours: float | None) 
 
 def data_facts(loaded: LoadedFleet, agent: str) -> DataFacts | None:
     """How many rows and about how many tokens an agent's training file has; None without a recipe, a file or a good row."""
-    from onecard.errors import DataError
+    from onecard.errors import DataError, MissingPart
+    from onecard.fleet.recipe import HUB
     from onecard.planner.training_run import DataFacts
     from onecard.training.rows import scan_rows
 
     spec = loaded.agent(agent)
     named = spec.data or (spec.recipe.data if spec.recipe else None)
-    if spec.recipe is None or named is None:
-        return None
+    if spec.recipe is None or named is None or named.startswith(HUB):
+        return None  # a plan asks no hub
     try:
         rows, _ = scan_rows(loaded.resolve(named))
-    except DataError:
+    except (DataError, MissingPart):
         return None
     lengths = [tokens_of(row.prompt, row.completion) for row in rows]
     if not lengths:

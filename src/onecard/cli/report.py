@@ -1,4 +1,4 @@
-"""`onecard report`: result files become one HTML page that needs nothing else, and the same pictures as PNG and SVG."""
+"""`onecard report`: result files and training runs become one HTML page that needs nothing else, and the same pictures as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onecard.benchmark.report_data import Measured, ReportData
+    from onecard.benchmark.report_data import Measured, ReportData, Training
     from onecard.evidence.results import ResultFile
 
 
@@ -26,7 +26,8 @@ class Written:
 
 
 @click.command(short_help="One self-contained HTML page from result files.")
-@click.argument("results", nargs=-1, required=True, metavar="RESULT.json...", type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, required=True, metavar="RESULT.json|METRICS.jsonl|AGENT/NAME@VERSION...")
+@click.option("--store", help="Where trained adapters are looked up; default: the store beside the run's folder.")
 @click.option(
     "--extras",
     multiple=True,
@@ -43,24 +44,30 @@ class Written:
     help="The page.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-def report(results: tuple[Path, ...], extras: tuple[Path, ...], title: str | None, out: Path, as_json: bool) -> None:
-    """Write one HTML page from result files, readable without a network, on a phone and on paper.
+def report(
+    results: tuple[str, ...], store: str | None, extras: tuple[Path, ...], title: str | None, out: Path, as_json: bool
+) -> None:
+    """Write one HTML page from result files and training runs, readable without a network, on a phone and on paper.
 
-    The pictures are also written as PNG and SVG into <page>-plots/ beside the page; they need `onecard[plots]`.
+    A training run is given by its metrics.jsonl, by the folder that `onecard train` kept it in, or, with --store, by the
+    address of the adapter. The pictures are also written as PNG and SVG into <page>-plots/ beside the page; they need
+    `onecard[plots]`.
 
     \b
     Example:
       onecard report results/sweep-explainer-20261121-130218.json
       onecard report monday.json tuesday.json --title "Before and after" --out compare.html
+      onecard report modelstore-runs/explainer-style-v0001/metrics.jsonl
+      onecard report explainer/style@production explainer/style@candidate --store modelstore
     """
     from onecard.benchmark.report_data import Extras, assemble, read_extras
+    from onecard.cli.report_trainings import is_training, named_trainings
     from onecard.evidence.results import read_results
 
-    read = [(file, read_results(file)) for file in results]
+    read = [(Path(named), read_results(Path(named))) for named in results if not is_training(named)]
+    trainings = named_trainings([named for named in results if is_training(named)], store)
     beside = [read_extras(file) for file in extras]
-    default = Extras(
-        title=", ".join(dict.fromkeys(result.what.fleet or "Load test" for _, result in read)) + ": measured"
-    )
+    default = Extras(title=_title([result for _, result in read], trainings), trainings=trainings)
     data = assemble(_named(read), [default, *beside, Extras(title=title)])
     written = write_report(data, out)
     if as_json:
@@ -72,6 +79,12 @@ def report(results: tuple[Path, ...], extras: tuple[Path, ...], title: str | Non
         click.echo(f"pictures  {written.pictures[0].parent}/ ({len(written.pictures)} files, PNG and SVG)")
     else:
         click.echo(f"no pictures: {written.note or 'there is nothing to draw'}")
+
+
+def _title(results: Sequence[ResultFile], trainings: Sequence[Training]) -> str:
+    if not results:
+        return f"{', '.join(training.label for training in trainings[:3])}: trained"
+    return ", ".join(dict.fromkeys(result.what.fleet or "Load test" for result in results)) + ": measured"
 
 
 def write_report(data: ReportData, out: Path) -> Written:

@@ -1,68 +1,135 @@
-"""`onecard train`: counts the tokens, trains one agent's adapter, checks that it learned, and publishes it as the candidate.
+"""`onecard train`: counts the tokens, asks whether the run fits, trains one agent's adapter, checks that it learned, and publishes it.
 
-The story is `run_training`, which `onecard demo` tells as well, with a display of its own.
+The story is `run_training`, which `onecard demo` tells as well, with a display of its own. A run that was killed is gone on with by
+`--resume`; where it keeps what it needs for that stands in train_runs.py.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 if TYPE_CHECKING:
-    from onecard.adapters.store import StoredVersion
+    from onecard.adapters.store import Store, StoredVersion
+    from onecard.cli.train_memory import MemoryPlan, Watch
+    from onecard.cli.train_runs import OpenRun, RunOf
     from onecard.fleet.loader import LoadedFleet
     from onecard.fleet.recipe import Recipe
-    from onecard.fleet.schema import AgentSpec
-    from onecard.training.order import Progress
+    from onecard.training.order import Progress, TrainedAdapter, TrainingOrder
 
-LOADABLE = (
-    "none",
-    "int8",
-    "nf4",
-)  # what the in-process engine serves, where an adapter must meet the weights it was trained on
+
+def _cards(context: click.Context, parameter: click.Parameter, value: str) -> int | Literal["all"]:
+    if value == "all":
+        return "all"
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise click.BadParameter(f"'{value}' is neither a number of cards nor `all`")
 
 
 @click.command(short_help="Train one agent's adapter and publish it as a candidate.")
 @click.argument("fleet", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--agent", required=True, help="The agent whose adapter is trained.")
+@click.option("--resume", is_flag=True, help="Go on with this adapter's newest run that did not come to its end.")
+@click.option(
+    "--cards", default="1", show_default=True, metavar="N|all", callback=_cards, help="Cards to spread each step over."
+)
 @click.option("--limit-rows", type=click.IntRange(min=1), help="Train on the first rows only.")
 @click.option("--store", help="Another store than the fleet's.")
-@click.option("--dry-run", is_flag=True, help="Count the tokens and stop; nothing is trained.")
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write the figures of every step for TensorBoard, each run in a folder of its own below FOLDER.",
+)
+@click.option("--force", is_flag=True, help="Try even when the plan says that memory does not suffice.")
+@click.option("--dry-run", is_flag=True, help="Count the tokens, plan the memory and stop; nothing is trained.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-def train(fleet: Path, agent: str, limit_rows: int | None, store: str | None, dry_run: bool, as_json: bool) -> None:
+def train(
+    fleet: Path,
+    agent: str,
+    resume: bool,
+    cards: int | Literal["all"],
+    limit_rows: int | None,
+    store: str | None,
+    tensorboard: Path | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Train AGENT's adapter by its recipe and publish it to the store as a new version, the candidate.
 
     Nothing is published when a row is faulty, when the loss does not fall, or when the saved adapter does not answer
-    like the trained model. Ctrl-C leaves the store as it was.
+    like the trained model. Nothing is loaded when the plan's peak is more than the memory that is free. Ctrl-C, or a
+    kill at any moment, leaves the store as it was; --resume goes on from the newest checkpoint and comes to the same result.
 
     \b
     Example:
       onecard train examples/demo.yaml --agent explainer
       onecard train examples/demo.yaml --agent explainer --limit-rows 400 --dry-run
+      onecard train examples/demo.yaml --agent explainer --resume
     """
     from onecard.cli.weights_fleets import open_fleet
 
     loaded = open_fleet(fleet)
+    if tensorboard is not None:
+        demand_tensorboard()
     if dry_run:
-        _dry_run(loaded, agent, limit_rows, as_json)
+        from onecard.cli.train_dry_run import dry_run as count
+
+        count(loaded, agent, limit_rows, force=force, as_json=as_json)
         return
     from onecard.cli.train_output import bar, record_of, sentences_of
 
-    with bar(quiet=as_json) as on_progress:
-        stored = run_training(loaded, agent, on_progress=on_progress, limit_rows=limit_rows, store=store)
+    again = f"onecard train {fleet} --agent {agent}"
+    wishes = Wishes(limit_rows, store, resume, force, tensorboard, cards, again)
+    with bar(quiet=as_json) as display:
+        done = run_training(loaded, agent, on_progress=display, say=display.say, wishes=wishes)
     if as_json:
-        click.echo(json.dumps(record_of(stored), indent=2))
+        click.echo(json.dumps(record_of(done), indent=2))
         return
-    for sentence in sentences_of(stored):
+    for sentence in sentences_of(done):
         click.echo(sentence)
     click.echo(f"Next: onecard evaluate {fleet} --agent {agent}")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person may ask of a run beside the fleet. `again` is the command that starts it, for what to type next."""
+
+    limit_rows: int | None = None
+    store: str | None = None
+    resume: bool = False
+    force: bool = False
+    tensorboard: Path | None = None
+    cards: int | Literal["all"] = 1
+    again: str | None = None
+
+    def resuming(self, agent: str) -> str:
+        """The command that goes on with the run."""
+        asked = {"--limit-rows": self.limit_rows, "--store": self.store, "--tensorboard": self.tensorboard}
+        if self.cards != 1:
+            asked["--cards"] = self.cards
+        options = [f"{name} {value}" for name, value in asked.items() if value is not None]
+        return " ".join([self.again or f"onecard train FLEET --agent {agent}", *options, "--resume"])
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A published version and what is left of its run: `folder` keeps metrics.jsonl and the curve's picture.
+
+    `memory` is the plan it was compared with, None where nothing could be planned. `unpictured` says why there is no picture.
+    """
+
+    stored: StoredVersion
+    folder: Path
+    resumed_from: int | None = None
+    memory: MemoryPlan | None = None
+    unpictured: str | None = None
 
 
 def run_training(
@@ -70,125 +137,118 @@ def run_training(
     agent: str,
     *,
     on_progress: Callable[[Progress], None],
-    limit_rows: int | None = None,
-    store: str | None = None,
-) -> StoredVersion:
+    say: Callable[[str], None] = lambda sentence: None,
+    wishes: Wishes | None = None,
+) -> FinishedRun:
     """Trains and publishes; the new version is the candidate. The store is as it was when anything goes wrong, Ctrl-C included.
 
-    FleetError for an agent that cannot be trained, and what `train_adapter` and `Store.publish` raise.
+    `say` hears, in plain text, what a person should know at once: from where a run goes on, how to go on with one that stopped.
+    FleetError for an agent that cannot be trained, DoesNotFit when the plan's peak is more than what is free, StoreBusy when the run
+    to go on with is under way, and what `train_adapter` and `Store.publish` raise.
     """
     from onecard.adapters.store import Store
-    from onecard.cli.data import missing_part
-    from onecard.weights.inventory import fingerprint, resolve
+    from onecard.cli.train_memory import Watch
+    from onecard.cli.train_order import order_of
+    from onecard.cli.train_runs import RunOf, run_folder
 
-    name, recipe = _trainable(loaded, agent)
-    spec = loaded.agent(agent)
-    model = loaded.fleet.models[spec.model]
-    data_file, folder = loaded.data_file(agent), resolve(model.id, loaded.folder)
-    shelf = Store(store or loaded.store_url)
+    wishes = wishes or Wishes()
+    order = order_of(loaded, agent, wishes.limit_rows)
+    shelf = Store(wishes.store or loaded.store_url)
+    of = RunOf(shelf.where, agent, order.name)
+    with run_folder(shelf.runs_folder, of, wishes.resume) as run:
+        if (published := _published(shelf, of, run)) is not None:
+            say(f"That run was published as {published.address} before it was killed: nothing is left to be done.")
+            return _kept(run, of, published, None)
+        _tell_start(run, shelf.runs_folder, of, wishes, say)
+        watch = Watch(loaded, agent, wishes.force, on_progress, say)
+        try:
+            trained = _train(_placed(order, run, wishes), wishes.cards, watch)
+            stored = shelf.publish(agent, order.name, trained.folder, watch.with_plan(trained.manifest))
+        except KeyboardInterrupt:
+            say(_stopped(run, order.recipe, watch.step, wishes.resuming(agent)))
+            raise
+        return _kept(run, of, stored, watch.memory)
+
+
+def _placed(order: TrainingOrder, run: OpenRun, wishes: Wishes) -> TrainingOrder:
+    """The order with its places; every run has a folder of its own for TensorBoard, and a run that goes on has its first one."""
+    from onecard.cli.train_runs import ADAPTER
+
+    board = wishes.tensorboard / run.folder.name if wishes.tensorboard else None
+    resume = run.resumed_from is not None
+    return replace(order, output=run.folder / ADAPTER, run_folder=run.folder, resume=resume, tensorboard=board)
+
+
+def _train(order: TrainingOrder, cards: int | Literal["all"], watch: Watch) -> TrainedAdapter:
+    from onecard.cli.data import missing_part
+
     try:
-        from onecard.training.order import TrainingOrder
-        from onecard.training.training import train_adapter
+        from onecard.training.several import train_on_cards
     except ModuleNotFoundError as error:
         raise missing_part(error) from error
-    with _run_folder(shelf.root, f"{agent}-{name}") as run_folder:
-        order = TrainingOrder(
-            agent=agent,
-            name=name,
-            base_id=model.id,
-            base_folder=folder,
-            base_fingerprint=fingerprint(folder),
-            recipe=recipe,
-            data_file=data_file,
-            output=run_folder / "adapter",
-            presets=spec.presets,
-            limit_rows=limit_rows,
-            run_folder=run_folder,
-        )
-        trained = train_adapter(order, on_progress)
-        return shelf.publish(agent=agent, name=name, folder=trained.folder, manifest=trained.manifest)
+    return train_on_cards(order, cards, watch)
 
 
-def _trainable(loaded: LoadedFleet, agent: str) -> tuple[str, Recipe]:
-    """The adapter's name and the recipe; FleetError for what is missing or would make an adapter that nobody can serve."""
-    from onecard.errors import FleetError
+def _published(shelf: Store, of: RunOf, run: OpenRun) -> StoredVersion | None:
+    """The version that a killed run had already become."""
+    from onecard.cli.train_runs import published_from
+    from onecard.errors import UnknownName
 
-    spec, where = loaded.agent(agent), f"{loaded.file}: agents.{agent}"
-    if spec.adapter_name is None:
-        raise FleetError(
-            "no adapter to train",
-            where=f"{where}.adapter",
-            allowed="<name>@<version or alias>",
-            next_step=f"add `adapter: {agent}@production` to the agent",
-        )
-    if spec.recipe is None:
-        raise FleetError(
-            "no recipe", where=f"{where}.recipe", next_step="name a shipped one such as `recipe: qlora`, or write one"
-        )
-    _same_weights(loaded, spec, where)
-    return spec.adapter_name, spec.recipe
-
-
-def _same_weights(loaded: LoadedFleet, spec: AgentSpec, where: str) -> None:
-    from onecard.errors import FleetError
-
-    model, recipe = loaded.fleet.models[spec.model], spec.recipe
-    if recipe is None or model.engine not in ("auto", "local") or model.quantization not in LOADABLE:
-        return
-    scales_differ = model.quantization == "nf4" and model.double_quantization != recipe.double_quantization
-    if model.quantization != recipe.base_quantization or scales_differ:
-        raise FleetError(
-            f"the recipe trains on {recipe.base_quantization} weights"
-            f"{' with other block scales' if scales_differ else ''} and model '{spec.model}' is served in "
-            f"{model.quantization}: the adapter would be refused when it is served",
-            where=f"{where}.recipe.base_quantization",
-            allowed=f"{model.quantization} with double_quantization: {str(model.double_quantization).lower()}",
-            next_step="change the recipe or the model",
-        )
-
-
-@contextmanager
-def _run_folder(store: Path, name: str) -> Iterator[Path]:
-    """Where a run writes, beside the store and on its disk. Only checkpoints of a run that failed stay behind."""
-    from onecard.adapters.durable import disk_errors
-
-    runs = store.with_name(f"{store.name}-runs")
-    with disk_errors(runs, 0):
-        runs.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
+    if run.resumed_from is None:
+        return None
     try:
-        yield folder
-    except BaseException:
-        if not list(folder.glob("checkpoint-*")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        return published_from(run, shelf.versions(of.agent, of.name))
+    except UnknownName:
+        return None
+
+
+def _tell_start(run: OpenRun, runs: Path, of: RunOf, wishes: Wishes, say: Callable[[str], None]) -> None:
+    """From where a run goes on, that there was none to go on with, or that there would have been one."""
+    from onecard.cli.train_runs import checkpoint_step, moment, unfinished
+
+    if run.resumed_from is not None:
+        say(f"Going on with the run of {of} that began at {moment(run.started_at)}, from step {run.resumed_from}.")
+    elif wishes.resume:
+        say(f"No unfinished run of {of} has a checkpoint: starting anew.")
     else:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        with suppress(OSError):
-            runs.rmdir()
+        left = [(folder, at) for folder, at in unfinished(runs, of) if folder != run.folder and checkpoint_step(folder)]
+        if left:
+            folder, at = left[0]
+            say(
+                f"This is a new run. One that began at {moment(at)} has a checkpoint of step {checkpoint_step(folder)}: "
+                "--resume goes on with it."
+            )
 
 
-def _dry_run(loaded: LoadedFleet, agent: str, limit_rows: int | None, as_json: bool) -> None:
-    """The ledger and the number of steps; DataError when a row would stop the run."""
-    from onecard.cli.data import missing_part
-    from onecard.weights.inventory import resolve
+def _stopped(run: OpenRun, recipe: Recipe, step: int, command: str) -> str:
+    """What Ctrl-C left, and what to type next."""
+    kept = run.checkpoint_step()
+    if kept:
+        lost = (
+            f"{step - kept} {'step is' if step - kept == 1 else 'steps are'} lost" if step > kept else "nothing is lost"
+        )
+        return f"Stopped at step {max(step, kept)}; the checkpoint of step {kept} is kept, {lost}. To go on: {command}"
+    due = f"every {recipe.checkpoints.every_steps} steps or {recipe.checkpoints.every_minutes:g} minutes"
+    if not step:
+        return "Stopped before the first step: nothing is lost, nothing is left."
+    done = f"{step} {'step is' if step == 1 else 'steps are'}"
+    return f"Stopped before the first checkpoint ({due}): {done} lost, nothing is left."
 
-    _, recipe = _trainable(loaded, agent)
-    spec = loaded.agent(agent)
-    folder = resolve(loaded.fleet.models[spec.model].id, loaded.folder)
-    try:
-        from onecard.training.preparation import planned_steps, prepare
 
-        ledger = prepare(loaded.data_file(agent), folder, recipe, spec.presets, limit_rows).ledger
-    except ModuleNotFoundError as error:
-        raise missing_part(error) from error
-    steps = planned_steps(len(ledger.rows), recipe)
-    if as_json:
-        click.echo(json.dumps({**ledger.summary(), "steps": steps}, indent=2))
-    else:
-        from onecard.cli.data_output import console_of, ledger_table
+def _kept(run: OpenRun, of: RunOf, stored: StoredVersion, memory: MemoryPlan | None) -> FinishedRun:
+    """Tidies up behind a published version: its metrics and its curve stay under its name."""
+    from onecard.cli.train_curve import draw_curve
+    from onecard.cli.train_runs import finish
 
-        console_of().print(ledger_table(ledger))
-        click.echo(f"{steps} steps would be trained; nothing was.")
-    ledger.demand_clean()
+    folder = finish(run, of, stored.version)
+    return FinishedRun(stored, folder, run.resumed_from, memory, draw_curve(folder, stored))
+
+
+def demand_tensorboard() -> None:
+    """MissingPart at once, and not after the base was loaded."""
+    from importlib.util import find_spec
+
+    from onecard.errors import MissingPart
+
+    if find_spec("tensorboard") is None:
+        raise MissingPart("tensorboard is not installed", where="--tensorboard", next_step="pip install tensorboard")

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     help=f"Only {', '.join(CRITERIA)}.",
 )
 @click.option("--quick", is_flag=True, help="Few rows, two seeds, and no measured load.")
-@click.option("--rows", type=click.IntRange(min=1), help="Held-out rows asked per preset.  [default: 24, --quick: 4]")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    help="Held-out rows asked per preset; all of the suite's if these do not keep it.  [default: 24, --quick: 4]",
+)
 @click.option(
     "--training-gib",
     type=click.FloatRange(0, min_open=True),

@@ -78,7 +78,7 @@ def adapter_checks(seen: AdapterSeen, fleet_file: str, *, elsewhere: str | None)
     yield judged(
         "adapter", agent, "saved, and unchanged by its digest", not seen.differences,
         "; ".join(seen.differences) or "every file hashes to what was published", "the sha256 of every file as published",
-        f"{named} in {stored.folder}", f"onecard adapters rollback {agent}/{stored.name}, or train it again",
+        f"{named} in {stored.where}", f"onecard adapters rollback {agent}/{stored.name}, or train it again",
     )  # fmt: skip
     yield _alias(seen, stored, fleet_file)
     yield _of_this_base(seen, stored.manifest, fleet_file)
@@ -132,6 +132,10 @@ def training_checks(
         yield unseen("training", agent, "training completed and the loss fell", reason, "", seen.next_step)
         return
     manifest, run = seen.stored.manifest, seen.stored.manifest.training
+    if run is None:
+        place = f": it is {manifest.origin.address}" if manifest.origin else ""
+        yield unseen("training", agent, "training completed and the loss fell", f"not trained here{place}", "", again)
+        return
     where = f"manifest.json of {seen.stored.version}: {run.rows:,} rows in {run.seconds:,.0f} s on {run.hardware}"
     whole = run.steps > 0 and len(run.curve) == run.steps and all(math.isfinite(point.loss) for point in run.curve)
     yield judged(
@@ -140,7 +144,7 @@ def training_checks(
     )  # fmt: skip
     yield _loss(agent, run.curve, again)
     yield _peak(agent, run, room, again)
-    yield _written_down(agent, manifest, installed, again)
+    yield _written_down(agent, run, manifest.data_sha256 or "", installed, again)
 
 
 def _loss(agent: str, curve: Sequence[CurvePoint], again: str) -> Check:
@@ -185,11 +189,11 @@ def _peak(agent: str, run: TrainingRecord, room: Room, again: str) -> Check:
     )  # fmt: skip
 
 
-def _written_down(agent: str, manifest: Manifest, installed: dict[str, str], again: str) -> Check:
+def _written_down(agent: str, run: TrainingRecord, data_sha256: str, installed: dict[str, str], again: str) -> Check:
     """Versions and data digest are in the manifest. That others are installed now is said, and is no failure."""
-    held = manifest.training.versions
+    held = run.versions
     missing = [name for name in RECORDED if name not in held]
-    whole = not missing and len(manifest.data_sha256) == 64
+    whole = not missing and len(data_sha256) == 64
     other = [
         f"{name} {installed[name]} now" for name in RECORDED if name in installed and installed[name] != held.get(name)
     ]
@@ -198,7 +202,7 @@ def _written_down(agent: str, manifest: Manifest, installed: dict[str, str], aga
     needed = "the versions and the sha256 of the training rows"
     return judged(
         "training", agent, "versions and data written down", whole, f"{seen}; missing: {', '.join(missing)}" if missing else seen,
-        needed, f"manifest.json: data sha256 {manifest.data_sha256[:SHORT] or 'none'}", again,
+        needed, f"manifest.json: data sha256 {data_sha256[:SHORT] or 'none'}", again,
     )  # fmt: skip
 
 
@@ -240,7 +244,7 @@ def _verdict_problem(seen: AdapterSeen, verdict: Verdict, digest: str) -> str | 
     if not verdict.passed:
         return "not passed: " + ("; ".join(map(str, verdict.summary.get("failed", ()))) or "the report says why")
     if seen.suite_digest is not None and verdict.suite_digest != seen.suite_digest:
-        return "passed another suite than the fleet's is now (or the same with another --seed)"
+        return "passed another suite than the fleet's is now"
     return None
 
 

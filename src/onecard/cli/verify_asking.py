@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,12 @@ from onecard.cli.verify_malformed import Answered, Malformed
 from onecard.cli.verify_records import Check, Neighbours, Wanted, judged, not_asked, on_a_busy_machine, unseen
 from onecard.cli.verify_served import Named, Page
 from onecard.cli.verify_style import (
+    NOT_COMPARED,
+    TIMED,
     Generated,
     consistency_check,
     generate_check,
+    not_compared,
     repetition_check,
     suite_checks,
     time_check,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from onecard.evaluation.gate import GateReport
     from onecard.evaluation.questions import Question
     from onecard.fleet.loader import LoadedFleet
+    from onecard.fleet.schema import Suite
 
 TIMEOUT_S = 300.0
 GENERATED = 3  # answers of POST /generate a preset
@@ -117,12 +121,14 @@ def style_checks(asking: Asking, agent: str, on_progress: OnProgress) -> Iterato
         yield not_asked("style", agent, "held-out rows", "the fleet names no suite: nothing says what its styles are")
     else:
         try:
-            from onecard.cli.verify_facts import exam_of
+            from onecard.cli.evaluate_exam import exam_of
 
-            exam = exam_of(loaded, agent, asking.wanted.rows)
+            asked_rows = min(asking.wanted.rows, spec.suite.rows)
+            exam, whole = (_own(exam_of(loaded, agent, rows, 0), spec.presets) for rows in (asked_rows, None))
             for question in exam.questions:
                 prompts.setdefault(question.preset, []).append(question.prompt)
-            yield from _suite(asking, agent, exam, again, on_progress)
+            yield from _suite(asking, agent, exam, whole, again, on_progress)
+            yield from _other_tasks(agent, spec.suite)
         except EngineFailed as error:  # nobody answered, or another than the service had named
             next_step = error.next_step or f"onecard serve {loaded.file} --check"
             yield judged(
@@ -139,14 +145,20 @@ def style_checks(asking: Asking, agent: str, on_progress: OnProgress) -> Iterato
             yield generate_check(agent, spec, preset, answers, asking.digests.get(agent), again)
 
 
-def _suite(asking: Asking, agent: str, exam: Exam, again: str, on_progress: OnProgress) -> Iterator[Check]:
+def _suite(asking: Asking, agent: str, exam: Exam, whole: Exam, again: str, on_progress: OnProgress) -> Iterator[Check]:
+    """A part of the suite's rows; all of them where the part does not keep what the whole may keep."""
     spec, callers = asking.loaded.agent(agent), asking.loaded.fleet.models[asking.loaded.agent(agent).model].concurrency
     on_progress(f"asking {agent} {len(exam.questions)} held-out questions")
     gate, counted = _held(asking, agent, exam)
+    if not gate.passed and len(whole.questions) > len(exam.questions):
+        on_progress(f"asking {agent} all {len(whole.questions)}: so few do not settle it")
+        gate, counted = _held(asking, agent, whole)
     evidence = f"{exam.questions[0].file.name}, chat completions, the {counted}'s count"
     suite = spec.suite
     assert suite is not None
-    yield from suite_checks(agent, gate, suite.rows, evidence, again)
+    for one in suite_checks(agent, gate, suite.rows, evidence, again):
+        timed = one.what.startswith(TIMED)
+        yield on_a_busy_machine(one, asking.neighbours) if timed else one
     limit_s = spec.deadline.seconds if spec.deadline else asking.wanted.seconds
     judged_for_repetition = {check.preset for check in suite.checks if check.repetition is not None}
     by_preset = {check.preset: [row for row in gate.rows if row.preset == check.preset] for check in suite.checks}
@@ -165,6 +177,20 @@ def _suite(asking: Asking, agent: str, exam: Exam, again: str, on_progress: OnPr
             yield found
 
 
+def _own(exam: Exam, presets: Collection[str]) -> Exam:
+    """The exam without the rows of other tasks: those are judged beside a rival alone, and here nobody is."""
+    checks = tuple(check for check in exam.suite.checks if check.preset in presets)
+    own = [question for question in exam.questions if question.preset in presets]
+    return replace(exam, suite=exam.suite.model_copy(update={"checks": checks}), questions=own)
+
+
+def _other_tasks(agent: str, suite: Suite) -> Iterator[Check]:
+    for other in suite.regressions:
+        yield not_asked(
+            "style", agent, f"not unlearned: {other.agent or other.data}", not_compared(other.no_worse_than)
+        )
+
+
 def _fewer(exam: Exam, wanted: Wanted, seed: int) -> Exam:
     """The first questions of every preset, to be asked under another seed."""
     taken: dict[str, list[Question]] = {}
@@ -178,10 +204,13 @@ def _held(asking: Asking, agent: str, exam: Exam) -> tuple[GateReport, str]:
     """The exam over HTTP, by the gate's own way of asking a URL; and who counted the tokens."""
     from onecard.cli.evaluate_answerers import over_url
     from onecard.evaluation.exam import hold
+    from onecard.evaluation.gate import Absent
+
+    nobody = {rival: Absent(NOT_COMPARED, excused=True) for rival in ("production", "base")}
 
     async def held() -> tuple[GateReport, str]:
         async with over_url(asking.loaded, agent, exam, asking.url, None, with_base=False) as (judged, who):
-            return await hold(exam, who), judged.tokens_counted_by
+            return await hold(exam, replace(who, absent=nobody)), judged.tokens_counted_by
 
     return asyncio.run(held())
 

@@ -10,9 +10,9 @@ from onecard.cli.verify_adapter import RECORDED, AdapterSeen, Room, gib
 from onecard.errors import OnecardError, UnknownName
 
 if TYPE_CHECKING:
+    from onecard.adapters.manifest import Verdict
     from onecard.adapters.store import Store
     from onecard.cli.doctor_records import Facts
-    from onecard.evaluation.exam import Exam
     from onecard.fleet.loader import LoadedFleet
     from onecard.planner.plan import Plan
 
@@ -102,7 +102,8 @@ def _read(loaded: LoadedFleet, store: Store, seen: AdapterSeen, name: str) -> Ad
         if not versions:
             raise
         stored, problem = versions[-1], error.problem
-    suite_digest, suite_fault = _suite_digest(loaded, agent)
+    verdict = store.verdict(stored)
+    suite_digest, suite_fault = _suite_digest(loaded, agent, verdict)
     return AdapterSeen(
         agent=agent,
         spec=seen.spec,
@@ -113,41 +114,25 @@ def _read(loaded: LoadedFleet, store: Store, seen: AdapterSeen, name: str) -> Ad
         differences=tuple(store.verify(agent, name, stored.version)),
         aliases=store.aliases(agent, name),
         log=tuple(store.log(agent, name)),
-        verdict=store.verdict(stored),
+        verdict=verdict,
         suite_digest=suite_digest,
         suite_fault=suite_fault,
     )
 
 
-def _suite_digest(loaded: LoadedFleet, agent: str) -> tuple[str | None, str]:
-    """The digest a verdict on the fleet's suite has now, and why it cannot be told."""
+def _suite_digest(loaded: LoadedFleet, agent: str, verdict: Verdict | None) -> tuple[str | None, str]:
+    """The digest a verdict on the fleet's suite has now, of the rows that the verdict's own seed picks; or why it cannot be told."""
+    from onecard.cli.evaluate_exam import exam_of
     from onecard.evaluation.gate import suite_digest
 
     if loaded.agent(agent).suite is None:
         return None, ""
+    seed = verdict.summary.get("seed") if verdict else None
     try:
-        exam = exam_of(loaded, agent, None)
+        exam = exam_of(loaded, agent, None, seed if type(seed) is int else 0)
     except OnecardError as error:
         return None, f"the suite cannot be read now: {error.problem}"
     return suite_digest(exam.suite, exam.presets, exam.questions), ""
-
-
-def exam_of(loaded: LoadedFleet, agent: str, rows: int | None) -> Exam:
-    """The agent's suite as questions, `rows` of each preset at most. FleetError without one, DataError for faults and leaks."""
-    from onecard.errors import FleetError
-    from onecard.evaluation.exam import prepare
-    from onecard.training.rows import scan_rows
-
-    spec = loaded.agent(agent)
-    if spec.suite is None:
-        raise FleetError(f"agent {agent} has no suite", where=f"{loaded.file}: agents.{agent}.suite")
-    file = loaded.existing(spec.suite.data, f"agents.{agent}.suite.data")
-    try:
-        training = scan_rows(loaded.data_file(agent))[0]
-    except FleetError:
-        training = None  # an adapter may come without its data
-    asked = None if rows is None else min(rows, spec.suite.rows)
-    return prepare(spec.suite, spec.presets, file, training=training, rows=asked, seed=0)
 
 
 def room_of(machine: MachineSeen, agent: str, training_gib: float | None) -> Room:

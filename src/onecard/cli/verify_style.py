@@ -6,12 +6,12 @@ misses are let pass as a share that just holds would show in 99 of 100 draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING
 
-from onecard.cli.verify_records import Check, judged
+from onecard.cli.verify_records import Check, judged, not_asked, unseen
 from onecard.evaluation.gate import demands_of, percent
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from onecard.fleet.schema import Check as Demanded
 
 BY_CHANCE = 0.01
+NOT_COMPARED = "not compared here"
+TIMED = "held-out rows: come within"
 MOST_REPETITION = 0.5  # for a preset whose suite says nothing: an answer that goes round in circles has more
 
 
@@ -38,16 +40,30 @@ class Generated:
 
 
 def suite_checks(agent: str, gate: GateReport, rows_of_suite: int, evidence: str, next_step: str) -> Iterator[Check]:
-    """Every demand of the suite on the answers that came over HTTP."""
+    """Every demand of the suite on the answers that came over HTTP. What it demands beside rivals is the gate's: nobody else is asked."""
     for result in gate.checks:
+        what, subject = f"held-out rows: {result.check}", f"{agent}/{result.preset}"
+        rivals = {one.rival for one in result.comparisons}
+        if result.compares_only:
+            yield not_asked("style", subject, what, not_compared(rivals))
+            continue
         seen, _, needed = result.sentence.partition(": ")[2].rpartition("; ")
+        if result.undecided:
+            yield unseen("style", subject, what, f"{seen}; {needed}", "", "more held-out rows in the suite")
+            continue
         tokens = [row.candidate.tokens for row in gate.rows if row.preset == result.preset]
         part = "" if result.asked >= rows_of_suite else f"; {result.asked} of at most {rows_of_suite} rows of the suite"
         failing = f"; lines {', '.join(map(str, result.failing[:5]))}" if result.failing and not result.passed else ""
+        part += f"; {not_compared(rivals)}" if rivals else ""
         yield judged(
-            "style", f"{agent}/{result.preset}", f"held-out rows: {result.check}", result.passed, seen, needed,
-            f"{span(tokens)} tokens; {evidence}{part}{failing}", next_step,
+            "style", subject, what, result.passed, seen, needed, f"{span(tokens)} tokens; {evidence}{part}{failing}", next_step,
         )  # fmt: skip
+
+
+def not_compared(rivals: Collection[str]) -> str:
+    """Why nothing is said of a demand beside these rivals."""
+    named = [rival for rival in ("production", "base") if rival in rivals]
+    return f"{NOT_COMPARED} with {' and '.join(named) or 'anybody'}: the gate does that"
 
 
 def repetition_check(agent: str, preset: str, rows: Sequence[RowRecord], evidence: str, next_step: str) -> Check:

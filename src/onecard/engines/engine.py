@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from onecard.adapters.manifest import Manifest
 
@@ -29,6 +29,7 @@ class GenerationRequest:
     """One request. Exactly one of `messages` (wrapped by the base's chat template) and `text` (as it is) is given.
 
     `top_p` and `temperature` as in OpenAI's API; temperature 0 is greedy. `seed` makes sampling repeatable alone and in a batch.
+    `top_logprobs` asks for each token's log-probability and so many of the likeliest at its place (of engines that are `TellsLogprobs`).
     """
 
     messages: tuple[Message, ...] = ()
@@ -39,17 +40,34 @@ class GenerationRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token's text and natural log-probability by the model itself, before temperature and top_p; None where nothing stands before it.
+
+    `top` are the likeliest tokens at its place with theirs, best first.
+    """
+
+    text: str
+    logprob: float | None
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer. `tokens` counts the new tokens in this piece; the last one has a finish reason."""
+    """A piece of an answer. `tokens` counts the new tokens in this piece; the last one has a finish reason.
+
+    `logprobs`, when asked for, has one entry for each of these tokens except the one that ended the answer.
+    """
 
     text: str
     tokens: int
     prompt_tokens: int
     finish_reason: FinishReason | None = None
     queue_s: float = 0.0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,4 +131,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stops the worker and frees the memory. Requests in flight end with EngineFailed."""
+        ...
+
+
+@runtime_checkable
+class TellsLogprobs(Protocol):
+    """What an engine has beside `Engine` when it honours `top_logprobs` and can say how likely a prompt's own tokens are."""
+
+    async def prompt_logprobs(self, request: GenerationRequest) -> list[TokenLogprob]:
+        """One entry for each token of the prompt, special ones as they are written, under the request's adapter."""
         ...

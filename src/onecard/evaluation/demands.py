@@ -57,7 +57,12 @@ class Demand:
     @property
     def compares_only(self) -> bool:
         """Whether any figure keeps it, so that only comparisons decide."""
-        return self.threshold == 0 if self.at_least else self.threshold >= NO_LIMIT
+        return no_limit(self.threshold, self.at_least)
+
+
+def no_limit(threshold: float, at_least: bool) -> bool:
+    """Whether any figure keeps a threshold."""
+    return threshold == 0 if at_least else threshold >= NO_LIMIT
 
 
 def demands_of(check: Check, deadline: Deadline | None = None, concurrency: int = 1) -> list[Demand]:

@@ -19,7 +19,7 @@ from onecard.errors import EngineFailed, FleetError
 from onecard.evaluation import scorers
 from onecard.evaluation.comparisons import Absent as Absent
 from onecard.evaluation.comparisons import Comparison, Wish, comparisons
-from onecard.evaluation.demands import ALL, Statistic, sentence
+from onecard.evaluation.demands import ALL, Statistic, no_limit, sentence
 from onecard.evaluation.demands import Demand as Demand
 from onecard.evaluation.demands import demands_of as demands_of
 from onecard.evaluation.demands import percent as percent
@@ -65,6 +65,11 @@ class CheckResult(Record):
     @property
     def outcome(self) -> Outcome:
         return "passed" if self.passed else "undecided" if self.undecided else "failed"
+
+    @property
+    def compares_only(self) -> bool:
+        """Whether any figure keeps it, so that only comparisons decide."""
+        return no_limit(self.threshold, self.at_least)
 
     @property
     def why(self) -> tuple[str, ...]:
@@ -154,18 +159,6 @@ def verdict(
     return Verdict(
         passed=report.passed, digest=digest, at=at, suite_digest=report.suite_digest, summary=summary, report=file
     )
-
-
-def outdated(given: Verdict, production: str | None) -> str | None:
-    """Why a verdict does not say how the version compares with what is in production now; None when it does, or never compared.
-
-    `production` is the digest of the version in production, None when there is none. A version is never compared with itself.
-    """
-    against = given.summary.get("judged_against", {})
-    if "production" not in against or production in (against["production"], given.digest):
-        return None
-    before = str(against["production"] or "nothing")[:12]
-    return f"it was judged against {before} in production, and now {(production or 'nothing')[:12]} is there"
 
 
 def suite_digest(suite: Suite, presets: Mapping[str, Preset], questions: Sequence[Question]) -> str:

@@ -62,7 +62,7 @@ def load_harness() -> Any:
         raise MissingPart(
             f"lm-evaluation-harness is not installed ({error.name})",
             where="suite.lm_eval",
-            next_step="pip install lm-eval",
+            next_step="pip install 'onecard[eval]'",
         ) from error
 
 

@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from onecard.errors import DiskFull, ResultError
 from onecard.evidence.summaries import summarize
 
-SCHEMA = 1
+SCHEMA = 2
 
 # Number n turns a document of schema n into one of schema n + 1, on reading: old files stay readable and are never rewritten.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+# 2 added open loops, context lengths and deadlines; every new key has a default that says what schema 1 meant.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda document: document}
 
 CSV_COLUMNS = (
     *("model", "quantization", "engine", "adapters", "callers", "repeat", "requests"),
@@ -66,6 +67,7 @@ class RequestRecord(Record):
     http_status: int | None = None
     adapter: str | None = Field(None, description="Who answered: the header x-onecard-adapter.")
     detail: str | None = Field(None, description="What went wrong, in the server's words.")
+    deadline_ms: float | None = Field(None, gt=0, description="From the intended start; null: it had none.")
 
     @model_validator(mode="after")
     def _times_are_in_order(self) -> RequestRecord:
@@ -86,9 +88,15 @@ class MemorySample(Record):
 
 
 class Step(Record):
-    """One load held for a while: `callers` callers, each sending its next request when its previous answer has ended."""
+    """One load held for a while: `callers` callers, each sending its next request when its previous answer has ended, or, when
+    there is a rate, requests that come by a schedule however long the answers take.
+    """
 
-    callers: int = Field(ge=1)
+    callers: int = Field(ge=1, description="By a schedule: the most requests that were under way at once.")
+    rate_rps: float | None = Field(
+        None, gt=0, description="Requests a second the schedule asked for; null: closed loop."
+    )
+    context_tokens: int | None = Field(None, ge=1, description="Prompt and answer together, as asked for.")
     repeat: int = Field(ge=1)
     started_at: str = Field(description="UTC, ISO 8601.")
     warmup_requests: int = Field(0, ge=0, description="Sent before the step and not counted.")
@@ -130,9 +138,27 @@ class Where(Record):
 class How(Record):
     """The load as it was asked for."""
 
-    load: Literal["closed"] = Field("closed", description="closed: a caller sends when its previous answer has ended.")
-    callers: tuple[int, ...]
-    requests: int = Field(ge=1, description="Counted requests of each caller in each repeat.")
+    load: Literal["closed", "open"] = Field(
+        "closed",
+        description="closed: a caller sends when its previous answer has ended. open: by a schedule of arrivals.",
+    )
+    callers: tuple[int, ...] = Field(description="Empty for an open loop.")
+    arrivals: str | None = Field(None, description="The schedule of an open loop, as it was written.")
+    contexts: tuple[int, ...] = Field(
+        (), description="Context lengths asked for, tokens of prompt and answer together."
+    )
+    shares: dict[str, float] = Field(
+        {}, description="What part of the requests each agent was meant to get; empty: equal."
+    )
+    lengths: dict[str, str] = Field(
+        {}, description="Distributions of `prompt` and `answer` tokens, as they were written."
+    )
+    deadline_ms: float | None = Field(None, gt=0)
+    percentile: float | None = Field(
+        None, gt=0, lt=100, description="Of the requests, so many percent are to be in time."
+    )
+    stop: str | None = Field(None, description="When a step ends before its requests are sent: the rule, in words.")
+    requests: int = Field(ge=1, description="Counted requests of each caller in each repeat; open loop: in each step.")
     repeats: int = Field(ge=1)
     warmup_requests: int = Field(ge=0, description="Uncounted requests of each caller before the first repeat.")
     max_new_tokens: int | None = None
@@ -148,7 +174,7 @@ class ResultFile(Record):
     """One measurement."""
 
     schema_version: int = Field(SCHEMA, alias="schema")
-    kind: Literal["sweep"] = "sweep"
+    kind: Literal["sweep", "context", "steady", "mix", "limit"] = "sweep"
     started_at: str
     ended_at: str
     complete: bool = True

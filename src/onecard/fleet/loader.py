@@ -13,7 +13,7 @@ from typing import Any
 
 from onecard.errors import FleetError, nearest
 from onecard.fleet.document import Document, read_document, validate
-from onecard.fleet.recipe import Recipe
+from onecard.fleet.recipe import HUB, Recipe
 from onecard.fleet.schema import AgentSpec, Fleet
 
 
@@ -54,15 +54,24 @@ class LoadedFleet:
             )
         return agents[name]
 
-    def data_file(self, agent: str) -> Path:
-        """The training rows of an agent; FleetError when neither agent nor recipe names any, or the file is not there."""
+    def data_file(self, agent: str) -> Path | str:
+        """The training rows of an agent: a file, a saved data set's folder, or a data set of the hub as it is named.
+
+        FleetError when neither agent nor recipe names any, or nothing of that kind is there; the hub is not asked.
+        """
         spec = self.agent(agent)
         named = spec.data or (spec.recipe.data if spec.recipe else None)
         if named is None:
             raise FleetError(
-                "no training data", where=f"{self.file}: agents.{agent}.data", next_step="name a JSONL file"
+                "no training data",
+                where=f"{self.file}: agents.{agent}.data",
+                allowed=f"a file of rows, a saved data set's folder, or {HUB}owner/name[:split]",
+                next_step="name one",
             )
-        return self.existing(named, f"agents.{agent}.data")
+        if named.startswith(HUB):
+            return named
+        folder = self.resolve(named)
+        return folder if _is_saved_data_set(folder) else self.existing(named, f"agents.{agent}.data")
 
     def existing(self, named: str, key: str) -> Path:
         """A file the fleet names, checked to exist."""
@@ -72,6 +81,11 @@ class LoadedFleet:
                 f"no file '{path}'", where=f"{self.file}: {key}", next_step="paths are relative to the fleet file"
             )
         return path
+
+
+def _is_saved_data_set(folder: Path) -> bool:
+    """A folder that `save_to_disk` of the `datasets` library wrote."""
+    return any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def load_fleet(file: Path | str) -> LoadedFleet:
@@ -96,7 +110,7 @@ def load_recipe(named: str, folder: Path, where: str) -> dict[str, Any]:
     document = read_document(file)
     recipe = validate(document, Recipe)
     data = recipe.model_dump(mode="json")
-    if recipe.data is not None:
+    if recipe.data is not None and not recipe.data.startswith(HUB):
         data["data"] = str((file.parent / recipe.data).resolve())
     if "name" not in document.value:
         data["name"] = file.stem

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+HUB = "hub:"  # before the name of a data set that is not a file here
 TOKEN_PATTERN = r"^<[A-Za-z][A-Za-z0-9_]{0,62}>$"
 
 
@@ -120,7 +121,8 @@ class Recipe(Section):
     )
     token_training: Literal["rows", "whole"] = Field(
         "rows",
-        description="rows: only the added tokens' rows of embedding and head (kilobytes); whole: both matrices (gigabytes).",
+        description="rows: only the added tokens' rows of embedding and head (kilobytes); whole: both matrices (gigabytes), "
+        "which `plan` prices and `train` refuses, for neither store nor engine takes them.",
     )
     chat_template: bool = Field(
         True, description="Prompts are wrapped by the base's own chat template, as serving does."
@@ -142,7 +144,9 @@ class Recipe(Section):
     checkpoints: CheckpointSection = CheckpointSection()
     seed: int = 17
     data: str | None = Field(
-        None, description="Training rows (JSONL), relative to the recipe; an agent's `data` overrides it."
+        None,
+        description="Training rows: a file (JSONL, JSON, CSV, parquet) or a saved data set's folder, relative to the recipe, or a "
+        "data set of the hub as hub:owner/name[:split]; an agent's `data` overrides it.",
     )
 
     @model_validator(mode="after")

@@ -199,7 +199,9 @@ class AgentSpec(Strict):
         None, description="How its adapter is trained: a file, a shipped recipe's name, or inline."
     )
     data: str | None = Field(
-        None, description="Training rows (JSONL), relative to the fleet file; overrides the recipe's."
+        None,
+        description="Training rows: a file (JSONL, JSON, CSV, parquet) or a saved data set's folder, relative to the fleet file, or a "
+        "data set of the hub as hub:owner/name[:split]; overrides the recipe's.",
     )
     suite: Suite | None = Field(None, description="The gate its candidates must pass.")
     deadline: Deadline | None = None

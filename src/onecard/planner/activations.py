@@ -18,9 +18,15 @@ LAYER_NORM = frozenset(
         "opt", "phi", "phimoe", "stablelm", "starcoder2",
     }
 )  # fmt: skip
-QK_NORM = frozenset({"qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma3", "gemma3_text", "exaone4", "apertus"})  # norms of queries and keys
-SANDWICHED = frozenset({"gemma2", "gemma3", "gemma3_text", "gemma4_text", "glm4"})  # a norm before and after attention and MLP
-ONE_PROJECTION = frozenset({"phi3", "gpt_neox", "falcon", "mpt", "gpt2", "gpt_bigcode", "bloom"})  # values are a view of one wide tensor
+QK_NORM = frozenset(
+    {"qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma3", "gemma3_text", "exaone4", "apertus"}
+)  # norms of queries and keys
+SANDWICHED = frozenset(
+    {"gemma2", "gemma3", "gemma3_text", "gemma4_text", "glm4"}
+)  # a norm before and after attention and MLP
+ONE_PROJECTION = frozenset(
+    {"phi3", "gpt_neox", "falcon", "mpt", "gpt2", "gpt_bigcode", "bloom"}
+)  # values are a view of one wide tensor
 SILU = frozenset({"silu", "swish"})
 
 PIECE_LOGITS = 1 << 27  # logits computed at a time: training/losses.py
@@ -39,7 +45,9 @@ class TokenBytes:
     kept: int
 
 
-def token_bytes(recipe: Recipe, shape: ModelShape, form: Form, length: int, *, keys_repeated: bool = False) -> TokenBytes:
+def token_bytes(
+    recipe: Recipe, shape: ModelShape, form: Form, length: int, *, keys_repeated: bool = False
+) -> TokenBytes:
     """`length` is that of a row: scores that are not fused grow with it. `keys_repeated`: torch before 2.12 cannot let heads share keys
     in packed attention."""
     scale = 2 if recipe.compute_dtype == "fp32" else 1

@@ -135,10 +135,26 @@ def trained_lines(agent: str, recipe: Recipe, shape: ModelShape, *, several: boo
     whole = _whole_tables(recipe, shape)
     lines = [
         Line("adapter weights", agent, 4 * adapter, "exact", f"rank {lora.rank}, fp32", "training"),
-        Line("adapter copies", agent, 2 * adapter if fused else 0, "exact", "in the run's dtype, anew each step", "training"),
+        Line(
+            "adapter copies",
+            agent,
+            2 * adapter if fused else 0,
+            "exact",
+            "in the run's dtype, anew each step",
+            "training",
+        ),
         Line("trained token rows", agent, 12 * rows * tables, "exact", "rows, originals, deltas", "training"),
-        Line("whole embedding and head", agent, 4 * whole, "exact", "copies in fp32, token_training: whole", "training"),
-        Line("unpacked scales", agent, _scale_bytes(recipe, shape) if fused else 0, "exact", "fp32, one a block of 64", "training"),
+        Line(
+            "whole embedding and head", agent, 4 * whole, "exact", "copies in fp32, token_training: whole", "training"
+        ),
+        Line(
+            "unpacked scales",
+            agent,
+            _scale_bytes(recipe, shape) if fused else 0,
+            "exact",
+            "fp32, one a block of 64",
+            "training",
+        ),
         Line("gradients", agent, 4 * trained if several else 0, "exact", "one for every trained weight", "training"),
         Line("optimizer state", agent, state, "exact", recipe.optimizer.name, "training"),
     ]
@@ -149,7 +165,11 @@ def _scale_bytes(recipe: Recipe, shape: ModelShape) -> int:
     """Scales that are quantized themselves are unpacked once for the run, for the layers that get an adapter."""
     if base_form(recipe, shape) != "nf4" or not recipe.double_quantization:
         return 0
-    return sum(4 * ceil(s.in_features * s.out_features / 64) * s.count for s in shape.targeted(recipe.lora.targets) if s.quantized)
+    return sum(
+        4 * ceil(s.in_features * s.out_features / 64) * s.count
+        for s in shape.targeted(recipe.lora.targets)
+        if s.quantized
+    )
 
 
 def _tensors(recipe: Recipe, shape: ModelShape) -> tuple[list[tuple[int, int]], int, int]:
@@ -202,7 +222,9 @@ def activation_lines(
     ]
     if not on_cpu:
         holes = facts.TRAINING_HOLES.bytes + round(facts.TRAINING_HOLES_OF_LOSS * loss)
-        lines.append(Line("allocator holes", agent, holes, facts.TRAINING_HOLES.tag, facts.TRAINING_HOLES.source, "process"))
+        lines.append(
+            Line("allocator holes", agent, holes, facts.TRAINING_HOLES.tag, facts.TRAINING_HOLES.source, "process")
+        )
     return lines
 
 
@@ -231,9 +253,7 @@ def settled(recipe: Recipe, shape: ModelShape, row_tokens: int, available: int, 
     return recipe.model_copy(update={"gradient_checkpointing": low})
 
 
-def _passes(
-    recipe: Recipe, shape: ModelShape, row_tokens: int, *, keys_repeated: bool = False
-) -> tuple[int, int, int]:
+def _passes(recipe: Recipe, shape: ModelShape, row_tokens: int, *, keys_repeated: bool = False) -> tuple[int, int, int]:
     """(bytes kept by all layers, bytes of one layer backward on top, bytes of the loss on top) in the heaviest pass."""
     form, tokens = base_form(recipe, shape), passes_of(recipe, shape, row_tokens).tokens
     each = token_bytes(recipe, shape, form, row_tokens, keys_repeated=keys_repeated)

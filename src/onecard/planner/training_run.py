@@ -124,7 +124,9 @@ def run_time(
     int8 = base_form(recipe, shape) == "int8"
     share = facts.TRAINING_SHARE_CPU if on_cpu else facts.TRAINING_SHARE_INT8 if int8 else facts.TRAINING_SHARE
     compute = laid * (4 + 2 * again) * shape.active_parameters / (share * speed.tflops * 1e12)
-    bare, whole = facts.TRAINING_FORWARDS_CPU if on_cpu else facts.TRAINING_FORWARDS_INT8 if int8 else facts.TRAINING_FORWARDS
+    bare, whole = (
+        facts.TRAINING_FORWARDS_CPU if on_cpu else facts.TRAINING_FORWARDS_INT8 if int8 else facts.TRAINING_FORWARDS
+    )
     launch = passes * (bare + again * (whole - bare)) * _forward_host_s(recipe, shape, speed, on_cpu)
     # A card computes while the host launches what comes next; a processor does one after the other.
     each_epoch = compute + launch if on_cpu else max(compute, launch)
@@ -250,7 +252,11 @@ def _smaller(recipe: Recipe, row_tokens: int) -> Iterator[tuple[str, Any, str]]:
     tokens = batch.forward_tokens
     while batch.packing and tokens > max(row_tokens, 512):
         tokens = max(tokens // 2, row_tokens, 512)
-        yield "batch", batch.model_copy(update={"forward_tokens": tokens}), f"batch: {{forward_tokens: {tokens}}} (the same steps)"
+        yield (
+            "batch",
+            batch.model_copy(update={"forward_tokens": tokens}),
+            f"batch: {{forward_tokens: {tokens}}} (the same steps)",
+        )
     rows, accumulate = batch.rows, batch.accumulate
     while not batch.packing and rows > 1:
         rows, accumulate = rows // 2, accumulate * 2

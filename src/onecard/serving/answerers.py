@@ -20,7 +20,8 @@ BASE = "base"
 class Answerer:
     """One agent with the adapter version that answers for it, or the bare base (`adapter` and `digest` None).
 
-    `chat` is False for an adapter that was trained without the base's chat template: it is asked with plain text only.
+    `chat` is False for an adapter that was trained without the base's chat template: it is asked with plain text only. `task` is the
+    fleet's word for what it is for; every answerer takes every route.
     """
 
     agent: str
@@ -30,6 +31,7 @@ class Answerer:
     digest: str | None = None
     presets: Mapping[str, Preset] = field(default_factory=lambda: {"default": Preset()})
     chat: bool = True
+    task: str = "generate"
 
     @property
     def name(self) -> str:
@@ -55,12 +57,16 @@ class Answerer:
 
 
 class Directory:
-    """Every answerer of a service by name."""
+    """Every answerer of a service by name. `beside` are further versions of agents, found by their exact name only."""
 
-    def __init__(self, agents: Sequence[Answerer], base: Answerer | None = None) -> None:
+    def __init__(
+        self, agents: Sequence[Answerer], base: Answerer | None = None, beside: Sequence[Answerer] = ()
+    ) -> None:
         self.agents = tuple(agents)
         self.base = base
-        self._by_name = {name: answerer for answerer in agents for name in (answerer.agent, answerer.name)}
+        self.beside = tuple(beside)
+        self._by_name = {answerer.name: answerer for answerer in beside}
+        self._by_name |= {name: answerer for answerer in agents for name in (answerer.agent, answerer.name)}
         if base is not None:
             self._by_name[BASE] = base
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, TypeVar
 
@@ -11,20 +12,27 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from onecard.errors import InputError
+from onecard.serving.limits import Limits
 
-MAX_BODY_BYTES = 4 * 2**20  # a prompt for the longest contexts in use; images come with their own limit
 Record = TypeVar("Record", bound=BaseModel)
 
 
-async def read_record(request: Request, shape: type[Record]) -> Record:
-    """The body as a record. InputError for what is wrong in it; 413 and 415 for what is wrong with it as a whole.
+async def read_record(request: Request, shape: type[Record], limits: Limits) -> Record:
+    """The body as a record. InputError for what is wrong in it; 408, 413 and 415 for what is wrong with it as a whole.
 
     Only application/json is read: a page in a browser cannot send that to another site without being allowed to.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, f"content-type is '{kind[:60]}', not application/json")
-    return parse_record(await _read(request), shape)
+    try:
+        async with asyncio.timeout(limits.body_s):
+            body = await _read(request, limits.body_bytes)
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the body did not arrive within {limits.body_s:g} s", {"connection": "close"}
+        ) from None
+    return parse_record(body, shape)
 
 
 def parse_record(body: bytes, shape: type[Record]) -> Record:
@@ -35,20 +43,20 @@ def parse_record(body: bytes, shape: type[Record]) -> Record:
         raise _input_error(body, error) from None
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, limit: int) -> bytes:
     said = request.headers.get("content-length", "")
-    if said.isdecimal() and (len(said) > 15 or int(said) > MAX_BODY_BYTES):
-        raise _too_large()
+    if said.isdecimal() and (len(said) > 15 or int(said) > limit):
+        raise _too_large(limit)
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+        if len(body) > limit:
+            raise _too_large(limit)
     return bytes(body)
 
 
-def _too_large() -> HTTPException:
-    return HTTPException(413, f"the body is over the limit of {MAX_BODY_BYTES:,} bytes")
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body is over the limit of {limit:,} bytes")
 
 
 def _input_error(body: bytes, error: ValidationError) -> InputError:

@@ -1,20 +1,25 @@
 """Tries a running service the way its users will: every agent is asked over HTTP, and what it says about itself is compared.
 
-One token proves that it answers, one answer under its default preset shows how. What the service says of its memory is passed on.
+One token proves that it answers, one answer under its default preset shows how; an agent for re-ranking ranks three texts.
+ What the service says of its memory is passed on.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from onecard.errors import EngineFailed, OnecardError
 from onecard.fleet.presets import default_preset
 from onecard.wire.chat import ChatMessage, ChatRequest
-from onecard.wire.client import Client, TimedAnswer
+from onecard.wire.client import Client, TimedAnswer, Who
 from onecard.wire.health import AgentHealth, Health
+from onecard.wire.rerank import RerankRequest
 
 QUESTION = "What is a hash table?"
+CANDIDATES = ("A table that finds a value by the hash of its key.", "I do not know.", "table table table table")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ async def check(url: str, *, question: str = QUESTION, timeout_s: float = 120) -
 
 async def _probe(client: Client, agent: AgentHealth, question: str) -> Probe:
     preset = default_preset(agent.presets)
+    if agent.task == "rerank":
+        return await _rank_probe(client, agent, question, preset)
     try:
         _demand_itself(agent, await client.chat(_request(agent, question, max_tokens=1)))
         answer = await client.timed_chat(_request(agent, question, preset=preset))
@@ -78,6 +85,20 @@ async def _probe(client: Client, agent: AgentHealth, question: str) -> Probe:
     )
 
 
+async def _rank_probe(client: Client, agent: AgentHealth, question: str, preset: str) -> Probe:
+    began_s = time.monotonic()
+    try:
+        answer, who = await client.rerank(RerankRequest(model=agent.agent, query=question, documents=CANDIDATES))
+        _demand_who(agent, who)
+        scores = [result.relevance_score for result in answer.results]
+        if len(scores) != len(CANDIDATES) or not all(map(math.isfinite, scores)) or scores != sorted(scores)[::-1]:
+            raise EngineFailed(f"{agent.agent} ranked {len(CANDIDATES)} texts with the scores {scores}")
+    except OnecardError as error:
+        return Probe(agent.agent, agent.adapter, preset, problem=str(error))
+    text = f"ranks first, at {scores[0]:.3f} nats a token: {CANDIDATES[answer.results[0].index]}"
+    return Probe(agent.agent, agent.adapter, preset, latency_s=round(time.monotonic() - began_s, 4), text=text)
+
+
 def _request(
     agent: AgentHealth, question: str, *, max_tokens: int | None = None, preset: str | None = None
 ) -> ChatRequest:
@@ -86,9 +107,13 @@ def _request(
 
 
 def _demand_itself(agent: AgentHealth, answer: TimedAnswer) -> None:
-    said = (answer.who.adapter, answer.who.digest)
+    _demand_who(agent, answer.who)
+    if answer.tokens < 1:
+        raise EngineFailed(f"{agent.agent} answered nothing")
+
+
+def _demand_who(agent: AgentHealth, who: Who) -> None:
+    said = (who.adapter, who.digest)
     expected = (agent.adapter or "none", agent.digest or "none")
     if said != expected:
         raise EngineFailed(f"{agent.agent} was answered by {said[0]} ({said[1]}), not by {expected[0]} ({expected[1]})")
-    if answer.tokens < 1:
-        raise EngineFailed(f"{agent.agent} answered nothing")

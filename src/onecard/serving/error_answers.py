@@ -14,12 +14,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from onecard.errors import OnecardError
+from onecard.serving.access import Access
 from onecard.serving.leaving import ClientLeft
+from onecard.serving.observing import observation
 from onecard.serving.openai_answers import INTERNAL
 from onecard.wire.faults import ErrorBody, Fault, fault_of, type_of
 
 log = logging.getLogger("onecard.serving")
-CODES = {404: "route_not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_content_type"}
+CODES = {
+    401: "invalid_api_key",
+    403: "permission_denied",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    408: "body_too_slow",
+    413: "body_too_large",
+    415: "unsupported_content_type",
+}
 
 
 def error_answer(status: int, fault: Fault, headers: dict[str, str] | None = None) -> Response:
@@ -33,25 +43,21 @@ def add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(OnecardError)
     async def ours(request: Request, error: OnecardError) -> Response:
-        return error_answer(error.http_status, fault_of(error))
+        return _noted(request, error.http_status, fault_of(error))
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         code = CODES.get(error.status_code, "http_error")
         message = error.detail if error.detail != HTTPStatus(error.status_code).phrase else _explain(request, error)
-        return error_answer(
-            error.status_code,
-            Fault(message=message, type=type_of(error.status_code), code=code),
-            dict(error.headers or {}),
-        )
+        fault = Fault(message=message, type=type_of(error.status_code), code=code)
+        return _noted(request, error.status_code, fault, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def of_the_framework(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return error_answer(
-            400, Fault(message=f"{place}: {first['msg']}", type=type_of(400), code="invalid_request", param=place)
-        )
+        fault = Fault(message=f"{place}: {first['msg']}", type=type_of(400), code="invalid_request", param=place)
+        return _noted(request, 400, fault)
 
     @app.exception_handler(ClientLeft)
     @app.exception_handler(ClientDisconnect)
@@ -59,6 +65,38 @@ def add_error_answers(app: FastAPI) -> None:
         return Response(status_code=400)  # never seen: the connection is gone
 
     app.add_middleware(UnexpectedErrors)
+
+
+def add_access(app: FastAPI, access: Access) -> None:
+    """Makes `app` look at the key before anything else of a request, the body included."""
+    app.add_middleware(KeysFirst, access=access)
+
+
+class KeysFirst:
+    """Answers 401 itself: what stands before the framework has none of its error handlers."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope)
+            try:
+                self._access.check_key(request)
+            except HTTPException as error:
+                fault = Fault(message=error.detail, type=type_of(error.status_code), code=CODES[error.status_code])
+                answer = _noted(request, error.status_code, fault, dict(error.headers or {}))
+                await answer(scope, receive, send)
+                return
+            except (
+                OnecardError
+            ) as error:  # the file of keys cannot be read any more: nobody gets in, and the log says why
+                log.error("keys: %s", error)
+                fault = Fault(message="the keys cannot be read", type=type_of(503), code="machine_error")
+                await _noted(request, 503, fault)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class UnexpectedErrors:
@@ -84,7 +122,13 @@ class UnexpectedErrors:
             if scope["type"] != "http" or began:
                 raise
             log.exception("while a request to %s was answered", ascii(scope["path"]))
-            await error_answer(500, INTERNAL)(scope, receive, send)
+            await _noted(Request(scope), 500, INTERNAL)(scope, receive, send)
+
+
+def _noted(request: Request, status: int, fault: Fault, headers: dict[str, str] | None = None) -> Response:
+    """The answer with this fault, whose code is what the counts and the log call the refusal."""
+    observation(request).code = None if fault.code is None else str(fault.code)
+    return error_answer(status, fault, headers)
 
 
 def _explain(request: Request, error: HTTPException) -> str:

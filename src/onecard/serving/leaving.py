@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from onecard.serving.answer import Answer
+from onecard.serving.choices import Choices
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Answer, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, answer: Choices, events: AsyncIterator[bytes]) -> None:
         # x-accel-buffering: nginx would otherwise collect the stream before passing it on.
         quiet = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(headers={**answer.headers, **quiet})

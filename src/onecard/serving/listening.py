@@ -1,4 +1,4 @@
-"""The socket a service listens on: claimed before any model is loaded, on loopback only.
+"""The socket a service listens on: claimed before any model is loaded, on loopback only unless there are keys.
 
 Without keys everybody who reaches the port may ask, so no other address is taken.
 """
@@ -15,13 +15,15 @@ DEFAULT_PORT = 8700
 BACKLOG = 2048
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, anywhere: bool = False) -> socket.socket:
     """A listening socket; port 0 takes a free one. InputError for an address that is not loopback, PortInUse for a taken port.
+
+    `anywhere` takes any address of this machine: for a service with keys.
 
     It listens at once, so that a second service on the port fails now and not after minutes of loading. Clients that connect
     before the service is up wait.
     """
-    address = loopback_address(host)
+    address = any_address(host) if anywhere else loopback_address(host)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's algorithm off only then; with it every answer waits 40 ms.
     opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -46,9 +48,20 @@ def loopback_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address
             f"'{host}' can be reached from other machines, and this service has no keys",
             where="--host",
             allowed="127.0.0.1, localhost or ::1",
-            next_step="reach it through a tunnel: ssh -L 8700:127.0.0.1:8700 this-machine",
+            next_step="make keys (onecard keys add) and serve with --keys, or use a tunnel: ssh -L 8700:127.0.0.1:8700 "
+            "this-machine",
         )
     return address
+
+
+def any_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that is written; InputError for a name, which may mean another machine tomorrow."""
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host.lower() == "localhost" else host.strip("[]"))
+    except ValueError:
+        raise InputError(
+            f"'{host}' is no address", where="--host", allowed="an address of this machine, 0.0.0.0 or :: for all"
+        ) from None
 
 
 def url_of(opened: socket.socket) -> str:

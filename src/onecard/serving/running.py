@@ -23,7 +23,9 @@ from onecard.errors import EngineFailed
 from onecard.serving.app import create_app
 from onecard.serving.listening import url_of
 from onecard.serving.service import Service
+from onecard.serving.settings import Settings
 
+log = logging.getLogger("onecard.serving")
 GRACE_S = 30.0
 KEEP_ALIVE_S = 75.0  # longer than clients keep idle connections, so that none is closed under a request
 
@@ -39,8 +41,8 @@ class Running:
 class GracefulServer(uvicorn.Server):
     """uvicorn's server with our way of stopping."""
 
-    def __init__(self, service: Service, grace_s: float) -> None:
-        super().__init__(_config(service, grace_s))
+    def __init__(self, service: Service, grace_s: float, settings: Settings) -> None:
+        super().__init__(_config(service, grace_s, settings))
         self._service = service
         self._grace_s = grace_s
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,11 +72,21 @@ class GracefulServer(uvicorn.Server):
         threading.Thread(target=self._service.close, name="onecard-end-engines", daemon=True).start()
 
 
-def run(service: Service, listening: socket.socket, *, grace_s: float = GRACE_S) -> bool:
-    """Serves until SIGTERM or Ctrl-C; the service is closed afterwards. False when a second Ctrl-C cut it short."""
-    server = GracefulServer(service, grace_s)
+def run(
+    service: Service,
+    listening: socket.socket,
+    *,
+    grace_s: float = GRACE_S,
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+) -> bool:
+    """Serves until SIGTERM or Ctrl-C; the service is closed afterwards. False when a second Ctrl-C cut it short.
+
+    SIGHUP makes every agent answer with what the store says now; an agent whose new version is bad keeps its old one.
+    """
+    server = GracefulServer(service, grace_s, settings)
     try:
-        server.run(sockets=[listening])
+        with reloading_on_hangup(service, settings):
+            server.run(sockets=[listening])
     finally:
         listening.close()
         service.close()
@@ -82,9 +94,44 @@ def run(service: Service, listening: socket.socket, *, grace_s: float = GRACE_S)
 
 
 @contextmanager
-def run_in_background(service: Service, listening: socket.socket, *, grace_s: float = GRACE_S) -> Iterator[Running]:
+def reloading_on_hangup(service: Service, settings: Settings) -> Iterator[None]:
+    """Lets SIGHUP reload the adapters, where the system has that signal. Only in the main thread."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=reload, args=(service, settings), name="onecard-reload", daemon=True).start()
+
+    before = signal.signal(signal.SIGHUP, hang_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def reload(service: Service, settings: Settings) -> None:
+    """Asks the store again and tells the log what came of it."""
+    if service.residency is None:
+        return
+    changes, problems = service.residency.reload()
+    told = [f"{change.agent}: {change.before} -> {change.now}" for change in changes]
+    if settings.log is not None:
+        settings.log.tell("reload", changes=told, problems=problems)
+    for problem in problems:
+        log.error("reload: %s", problem)
+
+
+@contextmanager
+def run_in_background(
+    service: Service,
+    listening: socket.socket,
+    *,
+    grace_s: float = GRACE_S,
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+) -> Iterator[Running]:
     """Serves from a thread while the context is open; the service is closed afterwards."""
-    server = GracefulServer(service, grace_s)
+    server = GracefulServer(service, grace_s, settings)
     failure: list[BaseException] = []
     started = threading.Event()
 
@@ -121,10 +168,10 @@ def run_in_background(service: Service, listening: socket.socket, *, grace_s: fl
         service.close()
 
 
-def _config(service: Service, grace_s: float) -> uvicorn.Config:
+def _config(service: Service, grace_s: float, settings: Settings) -> uvicorn.Config:
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     return uvicorn.Config(
-        create_app(service),
+        create_app(service, settings),
         http="h11",
         ws="none",
         loop="asyncio",

@@ -7,41 +7,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal, cast
 
 from onecard.adapters.store import Store, StoredVersion
 from onecard.engines.engine import Engine
-from onecard.errors import AdapterRefused, FleetError, MissingPart, UnknownName
+from onecard.errors import AdapterRefused, FleetError, UnknownName
 from onecard.fleet.loader import LoadedFleet
-from onecard.fleet.schema import AgentSpec, ModelSpec
+from onecard.fleet.schema import AgentSpec
 from onecard.serving.answerers import BASE, Answerer, Directory
+from onecard.serving.limits import Limits
+from onecard.serving.opening import choice_of, here, open_model
+from onecard.serving.residency import Residency
 from onecard.serving.service import FleetName, Service
 from onecard.weights.start_times import StartClock
 
 OnProgress = Callable[[str], None]
 
 
-def start(loaded: LoadedFleet, on_progress: OnProgress = lambda step: None) -> Service:
+def start(
+    loaded: LoadedFleet,
+    on_progress: OnProgress = lambda step: None,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+) -> Service:
     """A service with everything loaded. `on_progress` is told each step before it is taken.
 
     FleetError for what cannot be served, UnknownName for an adapter that is not in the store, AdapterRefused for one that does not verify,
     MissingPart for weights that are not on disk. Whatever was opened by then is closed.
     """
     check_servable(loaded)
+    choices = {key: choice_of(loaded, key, here()) for key in loaded.fleet.models}
     stored = find_adapters(loaded)
     engines: dict[str, Engine] = {}
     clock = StartClock()
     try:
         for key, spec in loaded.fleet.models.items():
+            on_progress(f"{key}: {choices[key]}")
             on_progress(f"loading {spec.id}" + (f" in {spec.quantization}" if spec.quantization != "none" else ""))
-            engines[key] = _open(loaded, key, spec, clock)
+            wanted = [
+                stored[agent] for agent, wish in loaded.fleet.agents.items() if wish.model == key and agent in stored
+            ]
+            engines[key] = open_model(loaded, key, choices[key], wanted, clock)
         with clock.part("load the adapters"):
             agents = [
                 _answerer(agent, spec, engines[spec.model], stored.get(agent), on_progress)
                 for agent, spec in loaded.fleet.agents.items()
             ]
         clock.done(next(iter(loaded.fleet.models.values())).id)
-        return Service(FleetName(loaded.fleet.name, loaded.digest), engines, Directory(agents, _base(engines)))
+        service = Service(
+            FleetName(loaded.fleet.name, loaded.digest), engines, Directory(agents, _base(engines)), limits
+        )
+        service.residency = Residency(service, loaded, _answerer)
+        return service
     except BaseException:
         for engine in engines.values():
             engine.close()
@@ -49,15 +64,7 @@ def start(loaded: LoadedFleet, on_progress: OnProgress = lambda step: None) -> S
 
 
 def check_servable(loaded: LoadedFleet) -> None:
-    """FleetError naming the first model or agent that this service does not serve."""
-    for key, model in loaded.fleet.models.items():
-        where = f"{loaded.file}: models.{key}"
-        if model.engine not in ("auto", "local"):
-            raise FleetError(f"engine {model.engine} is not served", where=f"{where}.engine", allowed="auto, local")
-        if model.quantization not in ("none", "int8", "nf4"):
-            raise FleetError(
-                f"{model.quantization} is not served", where=f"{where}.quantization", allowed="none, int8, nf4"
-            )
+    """FleetError naming the first agent that this service does not serve."""
     for name, agent in loaded.fleet.agents.items():
         if problem := _unserved(agent):
             key, what = problem
@@ -81,8 +88,6 @@ def _unserved(agent: AgentSpec) -> tuple[str, str] | None:
     """The key and the reason when an agent wants what is not served."""
     if agent.input == "image":
         return "input", "images are not served"
-    if agent.task == "rerank":
-        return "task", "re-ranking is not served"
     if agent.fallback:
         return "fallback", "fallback models are not served"
     return None
@@ -113,37 +118,15 @@ def _how_to_get(loaded: LoadedFleet, store: Store, agent: str, name: str) -> str
     return f"onecard train {loaded.file} --agent {agent}"
 
 
-def _open(loaded: LoadedFleet, key: str, spec: ModelSpec, clock: StartClock) -> Engine:
-    """The engine of one model. The imports stand here: they bring torch."""
-    from onecard.weights.inventory import fingerprint, resolve
-
-    folder = resolve(spec.id, loaded.folder)
-    try:
-        with clock.part("import torch, transformers, peft"):
-            from onecard.engines.local.engine import LocalEngine
-    except ImportError as error:
-        raise MissingPart(
-            f"{error.name} is not installed", where="engine: local", next_step="pip install 'onecard[local]'"
-        ) from error
-    with clock.part("hash the weights"):
-        digest = fingerprint(folder)
-    with clock.part("open the model"):
-        return LocalEngine.open(
-            folder,
-            model_id=spec.id,
-            fingerprint=digest,
-            quantization=cast(Literal["none", "int8", "nf4"], spec.quantization),  # checked by check_servable
-            double_quantization=spec.double_quantization,
-            context=spec.context,
-            concurrency=spec.concurrency,
-        )
-
-
 def _answerer(
-    agent: str, spec: AgentSpec, engine: Engine, stored: StoredVersion | None, on_progress: OnProgress
+    agent: str,
+    spec: AgentSpec,
+    engine: Engine,
+    stored: StoredVersion | None,
+    on_progress: OnProgress = lambda step: None,
 ) -> Answerer:
     """An agent whose adapter is loaded and verified by the engine; AdapterRefused names the agent."""
-    bare = Answerer(agent, spec.model, engine, presets=dict(spec.presets))
+    bare = Answerer(agent, spec.model, engine, presets=dict(spec.presets), task=spec.task)
     if stored is None:
         return bare
     address = f"{stored.name}@{stored.version}"

@@ -14,7 +14,6 @@ from onecard.wire.chat import ChatMessage, ChatRequest, CompletionRequest, Conte
 
 # field -> values that ask for nothing; None, an empty list and an empty object always ask for nothing.
 SHARED: Mapping[str, tuple[Any, ...]] = {
-    "logprobs": (False,),
     "logit_bias": (),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -41,7 +40,6 @@ SHARED: Mapping[str, tuple[Any, ...]] = {
 }
 CHAT: Mapping[str, tuple[Any, ...]] = {
     **SHARED,
-    "top_logprobs": (0,),
     "tools": (),
     "tool_choice": ("none", "auto"),
     "functions": (),
@@ -61,7 +59,7 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "documents": (),
 }
-COMPLETION: Mapping[str, tuple[Any, ...]] = {**SHARED, "echo": (False,), "suffix": ("",)}
+COMPLETION: Mapping[str, tuple[Any, ...]] = {**SHARED, "suffix": ("",)}
 MESSAGE: Mapping[str, tuple[Any, ...]] = {"tool_calls": (), "function_call": (), "audio": ()}
 
 
@@ -69,14 +67,12 @@ def refuse_unsupported(request: ChatRequest | CompletionRequest) -> None:
     """InputError naming the first field that asks for what cannot be given; its `where` is the field's place in the body."""
     known = CHAT if isinstance(request, ChatRequest) else COMPLETION
     _refuse_extras(request.model_extra or {}, known, "")
-    if (request.n or 1) != 1:
-        raise InputError(
-            f"n is {request.n}", where="n", allowed="1 answer a request", next_step="send the request again"
-        )
     if request.stream_options is not None and not request.stream:
         raise InputError("stream_options goes with stream: true", where="stream_options")
     if isinstance(request, ChatRequest):
         _refuse_two_limits(request)
+        if request.top_logprobs is not None and not request.logprobs:
+            raise InputError("top_logprobs goes with logprobs: true", where="top_logprobs")
         for number, message in enumerate(request.messages):
             _refuse_extras(message.model_extra or {}, MESSAGE, f"messages[{number}].")
 
@@ -90,14 +86,15 @@ def text_of(message: ChatMessage, where: str) -> str:
     return "".join(_text_of_part(part, f"{where}.content[{number}]") for number, part in enumerate(message.content))
 
 
-def prompt_of(request: CompletionRequest) -> str:
-    """The one prompt of a completion request; InputError for several and for token ids."""
+def prompts_of(request: CompletionRequest) -> tuple[str, ...]:
+    """The prompts of a completion request; InputError for none and for token ids, whose meaning hangs on an adapter's tokenizer."""
     prompt = request.prompt
     if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1 and isinstance(prompt[0], str):
-        return prompt[0]
-    raise InputError("not one text", where="prompt", allowed="one prompt a request, as text")
+        return (prompt,)
+    texts = tuple(text for text in prompt if isinstance(text, str))
+    if not texts or len(texts) != len(prompt):
+        raise InputError("not text", where="prompt", allowed="a text, or a list of texts")
+    return texts
 
 
 def _text_of_part(part: ContentPart, where: str) -> str:

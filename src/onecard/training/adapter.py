@@ -19,15 +19,16 @@ from onecard.engines.local.loading import LoadedBase, grow_vocabulary, quiet
 from onecard.engines.local.tokens import load_tokenizer
 from onecard.errors import InputError, nearest
 from onecard.fleet.recipe import LoraSection
-from onecard.training.added_tokens import trained_rows, whole_layers
+from onecard.training.added_tokens import trained_rows
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Mamba's kernels read this layer's weight themselves, past an adapter on it: PEFT 0.21 refuses it for these architectures.
+STATE_SPACE, UNREACHED = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), "out_proj"
 
 
-def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken], *, whole: bool = False) -> Any:
+def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken]) -> Any:
     """The base wrapped in a fresh adapter. Adapter weights are fp32: steps of 1e-4 would be lost in bf16. Draws from torch's generator.
 
-    `whole` trains all of the embedding and the head instead of the added tokens' rows.
     InputError for a target that the base does not have, with the nearest that it has.
     """
     targets = _targets(base, None if isinstance(lora.targets, str) else lora.targets)
@@ -36,8 +37,7 @@ def attach(base: LoadedBase, lora: LoraSection, added: Sequence[AddedToken], *, 
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
-        trainable_token_indices=None if whole else trained_rows(base.model, added),
-        modules_to_save=whole_layers(base.model) if whole and added else None,
+        trainable_token_indices=trained_rows(base.model, added),
         task_type="CAUSAL_LM",
     )
     with quiet():
@@ -106,6 +106,8 @@ def _targets(base: LoadedBase, asked: Sequence[str] | None) -> list[str]:
             if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
         }
     )
+    if base.model.config.model_type in STATE_SPACE:
+        linear = [name for name in linear if name != UNREACHED]
     for target in asked or ():
         if target not in linear:
             raise InputError(

@@ -12,6 +12,22 @@ from typing import Any
 from onecard.adapters.manifest import AddedToken
 from onecard.engines.local.loading import LoadedBase, grow_vocabulary
 from onecard.errors import InputError
+from onecard.fleet.recipe import Recipe
+
+
+def demand_rows(recipe: Recipe) -> None:
+    """InputError for whole matrices instead of rows, before anything is read.
+
+    A tied head would not follow its embedding, a 7B's adapter would be a gigabyte instead of megabytes, and neither the store nor an
+    engine takes one: the run would be for nothing.
+    """
+    if recipe.token_training != "rows":
+        raise InputError(
+            f"token_training: {recipe.token_training} makes an adapter that no store and no engine takes",
+            where=f"recipe {recipe.name}: token_training",
+            allowed="rows",
+            next_step="leave token_training out: the added tokens' rows of embedding and head are trained",
+        )
 
 
 def extend_model(base: LoadedBase, tokenizer: Any, added: Sequence[AddedToken]) -> None:
@@ -39,18 +55,6 @@ def trained_rows(model: Any, added: Sequence[AddedToken]) -> dict[str, list[int]
     rows = [token.row for token in added]
     layers = [embedding] if head.weight is embedding.weight else [embedding, head]
     return {_last_name(model, layer): list(rows) for layer in layers}
-
-
-def whole_layers(model: Any) -> list[str]:
-    """PEFT's modules_to_save for training all rows: the embedding and the head. InputError for a tied head, which would not follow."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head.weight is embedding.weight:
-        raise InputError(
-            "token_training: whole would train the embedding and leave this base's tied head as it was",
-            where="recipe: token_training",
-            allowed="rows",
-        )
-    return [_last_name(model, embedding), _last_name(model, head)]
 
 
 def _last_name(model: Any, layer: Any) -> str:

@@ -6,7 +6,6 @@ A checkpoint appears whole under its name or not at all. A run goes on only with
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ def write(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, str], kee
     state = {"schema": SCHEMA, "step": checkpoint.step, "identity": dict(identity), **checkpoint.state}
     with disk_errors(folder, len(weights) + len(rest)):
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder)
         partial = Path(tempfile.mkdtemp(prefix=".checkpoint-", suffix=".partial", dir=folder))
         try:
             write_new(partial / WEIGHTS, weights)
@@ -55,7 +54,7 @@ def write(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, str], kee
             flush_folder(partial)
             final = folder / f"checkpoint-{checkpoint.step}"
             shutil.rmtree(final, ignore_errors=True)
-            os.rename(partial, final)
+            partial.rename(final)
             flush_folder(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -120,7 +119,7 @@ def _found(folder: Path) -> list[Path]:
     return [place for number, place in sorted(((int(n), p) for n, p in numbered if n.isdigit()), reverse=True)]
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """What a killed run left half-written."""
     for partial in folder.glob(".checkpoint-*.partial"):
         shutil.rmtree(partial, ignore_errors=True)

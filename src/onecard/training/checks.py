@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from onecard.adapters.manifest import AddedToken
 from onecard.errors import NothingLearned
 from onecard.training.adapter import adapter_state
 from onecard.training.batches import Unit, texts_of, tokens_of
@@ -63,7 +64,7 @@ def probe(model: Any, rows: Sequence[Unit]) -> Probe:
     return Probe(loss, tuple(logits for texts in said for _, logits in texts))
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _said(model: Any, text: EncodedRow) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of log p of a text's first learned tokens, and the logits they are said from, on the processor."""
     ids = torch.tensor([text.ids[: text.prompt_tokens + PROBE_TOKENS]], device=model.device)
@@ -108,9 +109,13 @@ def _sums(weight: torch.Tensor, piece: int = 1 << 24) -> tuple[int, int]:
     return int(plain), int(placed)
 
 
-def demand_movement(model: Any, before: dict[str, torch.Tensor]) -> None:
-    """Every B left zero, every added token's row its start, and all is finite. `before` is the adapter as it was attached."""
+def demand_movement(model: Any, before: dict[str, torch.Tensor], added: Sequence[AddedToken] = ()) -> None:
+    """Every B left zero, every added token's row its start in embedding and head, and all is finite.
+
+    `before` is the adapter as it was attached. An untied head is looked for apart: PEFT trains an embedding alone without an error.
+    """
     state = adapter_state(model)
+    _demand_rows(model, state, added)
     broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     still = [name for name, tensor in state.items() if _stands_still(name, tensor.cpu(), before)]
     if broken:
@@ -118,6 +123,18 @@ def demand_movement(model: Any, before: dict[str, torch.Tensor]) -> None:
     if still:
         raise NothingLearned(
             f"weights did not move: {_some(still)}", next_step="train more steps, or raise the learning rate"
+        )
+
+
+def _demand_rows(model: Any, state: dict[str, torch.Tensor], added: Sequence[AddedToken]) -> None:
+    inner = model.get_base_model()
+    layers = [inner.get_input_embeddings(), inner.get_output_embeddings()]
+    weights = {id(getattr(layer, "original_module", layer).weight) for layer in layers}  # one when the head is tied
+    tables = sum("trainable_tokens" in name for name in state)
+    if added and tables < len(weights):
+        raise NothingLearned(
+            f"the added tokens' rows are trained in {tables} of {len(weights)} matrices, embedding and head",
+            allowed="rows in both; a tied head has its embedding's",
         )
 
 

@@ -74,7 +74,7 @@ def _gate(module: Any, layer: Any) -> Callable[[torch.Tensor], torch.Tensor] | N
         opened, raised = gate(x), up(x)
         product = _SwiGlu.apply(opened, raised)
         if not product.requires_grad or getattr(layer, "gradient_checkpointing", False):
-            return down(product)  # type: ignore[no-any-return]
+            return down(product)
         place, shape = product.data_ptr(), product.shape
         given = opened.detach(), raised.detach()
 
@@ -83,10 +83,10 @@ def _gate(module: Any, layer: Any) -> Callable[[torch.Tensor], torch.Tensor] | N
             return given if tensor.data_ptr() == place and tensor.shape == shape else tensor
 
         def give(kept: Any) -> torch.Tensor:
-            return silu(kept[0]).mul_(kept[1]) if isinstance(kept, tuple) else kept  # type: ignore[no-any-return]
+            return silu(kept[0]).mul_(kept[1]) if isinstance(kept, tuple) else kept
 
         with torch.autograd.graph.saved_tensors_hooks(keep, give):
-            return down(product)  # type: ignore[no-any-return]
+            return down(product)
 
     like = next((w for w in module.parameters() if w.is_floating_point()), None)
     if like is None or not _same(module, forward, int(gate.in_features), like):
@@ -94,7 +94,7 @@ def _gate(module: Any, layer: Any) -> Callable[[torch.Tensor], torch.Tensor] | N
     return forward
 
 
-class _SwiGlu(torch.autograd.Function):
+class _SwiGlu(torch.autograd.Function):  # type: ignore[misc]
     """silu(gate) * up, keeping nothing but the two."""
 
     @staticmethod
@@ -109,7 +109,7 @@ class _SwiGlu(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), to_up
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _same(module: Any, forward: Callable[[torch.Tensor], torch.Tensor], width: int, like: torch.Tensor) -> bool:
     """Whether both say the same to a few random states."""
     dtype = like.dtype if like.dtype in CLOSE else torch.bfloat16

@@ -30,11 +30,11 @@ class _Member:
 
     @property
     def a(self) -> torch.Tensor:
-        return self.module.lora_A["default"].weight  # type: ignore[no-any-return]
+        return self.module.lora_A["default"].weight
 
     @property
     def b(self) -> torch.Tensor:
-        return self.module.lora_B["default"].weight  # type: ignore[no-any-return]
+        return self.module.lora_B["default"].weight
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class _Group:
         return found
 
 
-class _Adapted(torch.autograd.Function):
+class _Adapted(torch.autograd.Function):  # type: ignore[misc]
     """x [.., inputs] -> for each member x W^T + bias + scale * dropout(x) A^T B^T, in the group's dtype."""
 
     @staticmethod
@@ -85,7 +85,8 @@ class _Adapted(torch.autograd.Function):
             answer = flat @ weight.T if member.bias is None else torch.addmm(member.bias, flat, weight.T)
             answer.addmm_(small[:, start : start + each.shape[1]], each.T)
             start += each.shape[1]
-            answers.append(answer.view(*x.shape[:-1], answer.shape[-1]))
+            # Not a view: some models add to a layer's answer in place.
+            answers.append(torch.ops.aten._unsafe_view(answer, (*x.shape[:-1], answer.shape[-1])))
         ctx.save_for_backward(x, small)
         ctx.group = group
         return tuple(answers)
@@ -180,9 +181,11 @@ class Fused:
             del module.forward
 
     def refresh(self) -> None:
-        """The trained weights have changed: their copies are made anew."""
+        """The trained weights have changed: their copies are made anew. Answers nobody asked for in a pass that broke off are let go,
+        with all the layers before them that they hold on to."""
         for group in self._groups:
-            group.a = None
+            group.a, group.given = None, None
+            group.ready.clear()
 
     def _take(self, module: Any, forward: Callable[..., torch.Tensor]) -> None:
         module.forward = forward
@@ -195,7 +198,7 @@ def _takable(module: Any) -> bool:
     return plain and (type(layer) is torch.nn.Linear or type(layer).__name__ == "Linear4bit")
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _together(model: Any, modules: Sequence[Any]) -> list[list[Any]]:
     """The layers in groups that are given the very same tensor one after the other, found by running a few tokens."""
     given: list[tuple[Any, torch.Tensor]] = []

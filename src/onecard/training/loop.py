@@ -1,7 +1,8 @@
 """The run itself: every step the rows it was promised, laid into as few forward passes as memory allows.
 
 Before the first step the heaviest pass is really computed, with optimizer and checkpoint, and taken back. When memory runs out anyway,
-passes get smaller and the step is computed again. docs/decisions/013-training-loop.md tells what was tried.
+passes get smaller and the step is computed again. Where several processes share a run (`ranks`), each computes its rows of a step and
+moves the weights by the sum over all. docs/decisions/013-training-loop.md tells what was tried.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,19 @@ from onecard.adapters.manifest import CurvePoint
 from onecard.engines.local.loading import DTYPES, quiet
 from onecard.errors import DoesNotFit, NothingLearned
 from onecard.fleet.recipe import Recipe
-from onecard.training import batches, checkpoints, losses
+from onecard.training import batches, checkpoints, losses, ranks
 from onecard.training.batches import Pass, Unit, texts_of, tokens_of
 from onecard.training.fused_layers import FusedLayers
 from onecard.training.fused_lora import Fused
 from onecard.training.memory import ran_out, used_bytes
 from onecard.training.metrics import Metrics
-from onecard.training.optimizers import make_optimizer, make_schedule, restore_state, state_of
+from onecard.training.optimizers import make_optimizer, make_schedule, restore_state, start_over, state_of
 from onecard.training.order import OnProgress, Progress
 from onecard.training.packed_attention import keeps_apart, packing
+from onecard.training.ranks import ALONE, Ranks
 from onecard.training.recomputation import Recomputation
 
+REHEARSAL = "rehearsal"  # the folder of its checkpoint, while it is tried
 SMALLEST_PASS = 64  # tokens; below it a pass is launches and nothing else
 
 
@@ -88,7 +91,10 @@ def run(
         if whole:
             stack.enter_context(packing(reader.model))
         recomputation = stack.enter_context(Recomputation(reader.model, recipe.gradient_checkpointing))
-        learner = _Learner(model, reader, tokenizer.pad_token_id or 0, list(rows), recipe, recomputation, fused, whole)
+        learner = _Learner(
+            model, reader, tokenizer.pad_token_id or 0, list(rows), recipe, recomputation, fused, whole, ranks.here()
+        )
+        learner.ranks.start_alike(learner.named.values())
         model.train()
         learner.rehearse(run_folder)
         return learner.learn(run_folder, progress, dict(identity or {}), resume, tensorboard)
@@ -106,6 +112,7 @@ class _Learner:
     recomputation: Recomputation
     fused: Fused
     packed: bool
+    ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
     rehearsed_bytes: int | None = None
 
@@ -119,16 +126,25 @@ class _Learner:
         self.trained, self.validated = trained, validated
         self.total = batches.total_steps(len(trained), recipe.batch, recipe.epochs, recipe.max_steps)
         self.references: dict[int, torch.Tensor] = {}
+        self.unreached: list[str] = []
+        self.optimizer = make_optimizer(list(self.named.values()), recipe.optimizer)
         self._begin()
+        if self.ranks.count > 1:
+            self.notes.append(f"{self.ranks.count} cards, each with its rows of every step")
         if not packed_as_asked(recipe, self.packed):
             self.notes.append("rows are padded: this architecture does not keep packed rows apart")
 
     def _begin(self) -> None:
-        """Optimizer, schedule and scaler as at the first step."""
-        self.optimizer = make_optimizer(list(self.named.values()), self.recipe.optimizer)
+        """Schedule and scaler as at the first step."""
         self.schedule = make_schedule(self.optimizer, self.recipe.optimizer, self.total)
+        self._scale(None)
+
+    def _scale(self, state: dict[str, Any] | None) -> None:
+        """A scaler with an earlier one's factor, that remembers no step under way."""
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.recipe.compute_dtype == "fp16")
         self.scaler.scale(torch.ones((), device=self.device))  # makes its factor exist
+        if state:
+            self.scaler.load_state_dict(state)
 
     # -- before the run ---------------------------------------------------------------------------------------------------------
 
@@ -140,18 +156,22 @@ class _Learner:
 
         def peak() -> int:
             used_bytes(self.device, reset=True)
-            self._step(heaviest)
+            self._step(heaviest, False)
             return used_bytes(self.device)
 
         self._in_memory(lambda: self.recomputation.settle(peak, self.device))
-        self.rehearsed_bytes = self._in_memory(peak)
-        if run_folder is not None:
-            trial = run_folder / "rehearsal"
+        most_recomputed = int(self.ranks.most(self.recomputation.layers, self.device))
+        if most_recomputed != self.recomputation.layers:
+            self.recomputation.put(most_recomputed)
+        self.rehearsed_bytes = int(self.ranks.most(self._in_memory(peak), self.device))
+        if run_folder is not None and self.ranks.first:
+            trial = run_folder / REHEARSAL
             checkpoints.write(trial, self._checkpoint(0, _Told()), {}, keep=1)
             shutil.rmtree(trial, ignore_errors=True)
         with torch.no_grad():
             for name, weight in self.named.items():
                 weight.copy_(before[name])
+        start_over(self.optimizer, self.recipe.optimizer.learning_rate)
         self._begin()
         checkpoints.restore_random(random, self.device)
         if self.device.type == "cuda":
@@ -159,11 +179,13 @@ class _Learner:
 
     def _heaviest(self) -> list[int]:
         """Rows that fill one pass, the longest first; a step never has more in one."""
-        ordered = sorted(self.trained, key=lambda index: -tokens_of(self.rows[index]))
         if not self.packed:
-            return ordered[: self.pass_rows]
+            return sorted(self.trained, key=lambda index: -batches.width_of(self.rows[index]))[: self.pass_rows]
+        ordered = sorted(self.trained, key=lambda index: -tokens_of(self.rows[index]))
         chosen, used = ordered[:1], tokens_of(self.rows[ordered[0]])
-        for index in ordered[1 : self.recipe.batch.step_rows]:
+        for index in ordered[1:]:
+            if len(chosen) == self.recipe.batch.step_rows:
+                break
             if used + tokens_of(self.rows[index]) <= self.forward_tokens:
                 chosen.append(index)
                 used += tokens_of(self.rows[index])
@@ -180,7 +202,8 @@ class _Learner:
         tensorboard: Path | None,
     ) -> LoopResult:
         told = self._resumed(run_folder, identity) if resume and run_folder is not None else _Told()
-        metrics = Metrics(run_folder, tensorboard, told.step)
+        first = self.ranks.first
+        metrics = Metrics(run_folder if first else None, tensorboard if first else None, told.step)
         began, written = time.perf_counter() - told.seconds, time.perf_counter()
         try:
             order = batches.steps(len(self.trained), self.recipe.batch, self.recipe.seed, self.total)
@@ -189,6 +212,8 @@ class _Learner:
                     continue
                 start, rate = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
                 indices = [self.trained[place] for place in places]
+                if self.ranks.count > 1:  # so that a rank needs no random numbers of its own to go on
+                    torch.manual_seed(hash((self.recipe.seed, step, self.ranks.rank)))
                 loss, norm, preferred = self._in_memory(functools.partial(self._step, indices))
                 if not math.isfinite(loss):
                     raise NothingLearned(
@@ -212,7 +237,7 @@ class _Learner:
                     preferred=preferred,
                     seconds=round(told.seconds, 3),
                 )
-                if run_folder is not None and self._due(step, written):
+                if run_folder is not None and first and self._due(step, written):
                     checkpoints.write(run_folder, self._checkpoint(step, told), identity, self.recipe.checkpoints.keep)
                     written = time.perf_counter()
                 progress(
@@ -229,6 +254,7 @@ class _Learner:
                 )
         finally:
             metrics.close()
+        self.ranks.demand_alike(self.named.values())
         return LoopResult(
             curve=tuple(told.curve),
             seconds=told.seconds,
@@ -247,50 +273,67 @@ class _Learner:
         late = time.perf_counter() - written >= 60 * section.every_minutes
         return step < self.total and (step % section.every_steps == 0 or late)
 
-    def _step(self, indices: Sequence[int]) -> tuple[float, float, float | None]:
-        """One optimizer step over the rows: its loss, the norm of its gradient before clipping, and how many pairs are preferred."""
+    def _step(self, indices: Sequence[int], shared: bool = True) -> tuple[float, float, float | None]:
+        """One optimizer step over the rows: its loss, the norm of its gradient before clipping, and how many pairs are preferred.
+
+        Unless `shared`, every rank computes all of the rows.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         self.fused.refresh()
+        own = self._dealt(indices) if shared else list(indices)
+        found = self.ranks.together(lambda: self._gradients(own, indices), self.device)
+        if self.ranks.count > 1:
+            self.ranks.sum(found)
+            found = ranks.put_back(list(self.named.values()), found)
+        norm = self.ranks.together(self._move, self.device)
+        lost, preferred = found.tolist()
+        return lost, norm, preferred / len(indices) if self.recipe.method == "dpo" else None
+
+    def _dealt(self, indices: Sequence[int]) -> list[int]:
+        """The rows that this rank computes."""
+        shares = batches.dealt([tokens_of(self.rows[index]) for index in indices], self.ranks.count)
+        return [indices[place] for place in shares[self.ranks.rank]]
+
+    def _gradients(self, own: Sequence[int], indices: Sequence[int]) -> torch.Tensor:
+        """Adds up the gradients of the rank's own rows of a step; answers [loss, preferred pairs], behind the gradients if ranks share."""
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
-        lost, preferred = torch.zeros((), device=self.device), None
-        if self.recipe.method == "dpo":
-            lost, preferred = self._pairs(indices, scale)
-        else:
-            passes = [laid for laid, _ in self._passes(indices)]
-            learned = sum(len(laid.targets) for laid in passes)
-            for laid in passes:
+        figures = torch.zeros(2, device=self.device)
+        learned = sum(batches.learned_of(self.rows[index]) for index in indices)
+        for laid, held in self._passes(own):
+            if self.recipe.method == "dpo":
+                reference = torch.cat([self._reference(index) for index in held])
+                figures += losses.prefer(self.reader, laid, reference, self.recipe.dpo.beta, 1 / len(indices), scale)
+            else:
                 weights = torch.full((laid.texts,), 1 / learned, device=self.device)
-                lost += losses.learn(self.reader, laid, weights, scale)
+                figures[0] += losses.learn(self.reader, laid, weights, scale)
+        self.unreached = [name for name, weight in self.named.items() if weight.grad is None] if own else []
+        return figures if self.ranks.count == 1 else ranks.flattened(list(self.named.values()), figures)
+
+    def _move(self) -> float:
+        """The optimizer's step; the norm of the gradient before clipping. Where fp16 overflowed there is none, nor one of the schedule."""
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.named.values(), self.recipe.optimizer.max_grad_norm))
+        before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.schedule.step()
-        return float(lost), norm, preferred
-
-    def _pairs(self, indices: Sequence[int], scale: float) -> tuple[torch.Tensor, float]:
-        """The loss, and the share of pairs whose chosen answer is preferred."""
-        found = torch.zeros(2, device=self.device)
-        for laid, held in self._passes(indices):
-            reference = torch.cat([self._reference(index) for index in held])
-            found += losses.prefer(self.reader, laid, reference, self.recipe.dpo.beta, 1 / len(indices), scale)
-        return found[0], float(found[1]) / len(indices)
+        if self.scaler.get_scale() >= before:
+            self.schedule.step()
+        return norm
 
     def _reference(self, index: int) -> torch.Tensor:
         """What the base says of a pair's two answers; asked once."""
         if index not in self.references:
-            self.model.eval()
-            with self.model.disable_adapter():
+            with self._answering(), self.model.disable_adapter():
                 self.references[index] = losses.log_likelihoods(self.reader, self._lay([self.rows[index]]))
-            self.model.train()
         return self.references[index]
 
     def _passes(self, indices: Sequence[int]) -> Iterator[tuple[Pass, list[int]]]:
         """The forward passes of a step, and the rows in each."""
-        lengths = [tokens_of(self.rows[index]) for index in indices]
-        together = (
-            batches.packed(lengths, self.forward_tokens) if self.packed else batches.padded(lengths, self.pass_rows)
-        )
+        units = [self.rows[index] for index in indices]
+        if self.packed:
+            together = batches.packed([tokens_of(unit) for unit in units], self.forward_tokens)
+        else:
+            together = batches.padded([batches.width_of(unit) for unit in units], self.pass_rows)
         for places in together:
             held = [indices[place] for place in places]
             yield self._lay([self.rows[index] for index in held]), held
@@ -304,33 +347,47 @@ class _Learner:
         due = step % self.recipe.validation.every_steps == 0 or step == self.total
         if not self.validated or not due:
             return None
-        loss = self.loss_of(self.validated)
+        loss: float = self._in_memory(functools.partial(self.loss_of, self.validated))
         told.validation.append((step, loss))
         return loss
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def loss_of(self, indices: Sequence[int]) -> float:
-        self.model.eval()
+        """The mean loss of rows as serving would compute it, without moving anything."""
+        figures = self.ranks.together(lambda: self._lost(self._dealt(indices)), self.device)
+        self.ranks.sum(figures)
+        lost, count = figures.tolist()
+        return float(lost / max(count, 1))
+
+    def _lost(self, indices: Sequence[int]) -> torch.Tensor:
+        """[sum of losses, what they count] of the rows."""
         lost = count = 0.0
         for laid, held in self._passes(indices):
-            said = losses.log_likelihoods(self.reader, laid)
+            with self._answering():
+                said = losses.log_likelihoods(self.reader, laid)
             if self.recipe.method == "dpo":
                 gains = said - torch.cat([self._reference(index) for index in held])
-                self.model.eval()
                 margin = self.recipe.dpo.beta * (gains[0::2] - gains[1::2])
                 lost, count = lost - float(torch.nn.functional.logsigmoid(margin).sum()), count + len(held)
             else:
-                lost, count = lost - float(said.sum()), count + len(laid.targets)
-        self.model.train()
-        return lost / max(count, 1)
+                lost, count = lost - float(said.sum()), count + laid.learned
+        return torch.tensor([lost, count], dtype=torch.float64, device=self.device)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """While it holds, nothing is dropped out; also an error leaves the model as it was for training."""
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
 
     def _demand_all_move(self, step: int, norm: float) -> None:
         """Early in a run, while little is lost: every weight that is meant to move has a gradient that is a number."""
         if step != 1 or self.scaler.is_enabled():
             return
-        dead = [name for name, weight in self.named.items() if weight.grad is None]
-        if dead or not math.isfinite(norm):
-            what = f"no gradient reaches {dead[0]}" if dead else "the gradient is not a number"
+        if self.unreached or not math.isfinite(norm):
+            what = f"no gradient reaches {self.unreached[0]}" if self.unreached else "the gradient is not a number"
             raise NothingLearned(
                 f"{what} in the first step", next_step="look at lora.targets, or use compute_dtype: fp32"
             )
@@ -348,6 +405,8 @@ class _Learner:
                     raise
                 problem = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             self.optimizer.zero_grad(set_to_none=True)
+            self.fused.refresh()
+            self._scale(self.scaler.state_dict())
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._shrink(problem)
@@ -385,6 +444,7 @@ class _Learner:
             "notes": self.notes,
             "schedule": self.schedule.state_dict()["last_epoch"],
             "scaler": self.scaler.state_dict(),
+            "cards": self.ranks.count,
         }
         random = checkpoints.random_state(self.device)
         return checkpoints.Checkpoint(step, self.named, state_of(self.optimizer), random, state)
@@ -401,10 +461,15 @@ class _Learner:
         state = saved.state
         for _ in range(state["schedule"]):
             self.schedule.step()
-        self.scaler.load_state_dict(state["scaler"])
-        self.forward_tokens, self.pass_rows = state["forward_tokens"], state["pass_rows"]
-        self.recomputation.put(state["recomputed_layers"])
-        self.notes = [*state["notes"], f"went on from step {saved.step}"]
+        self._scale(state["scaler"])
+        self.forward_tokens = min(self.forward_tokens, state["forward_tokens"])
+        self.pass_rows = min(self.pass_rows, state["pass_rows"])
+        self.recomputation.put(max(self.recomputation.layers, state["recomputed_layers"]))
+        before, now = state.get("cards", 1), self.ranks.count
+        many = f"{now} card{'s' if now > 1 else ''}"
+        moved = f" on {many} instead of {before}: the same but for rounding and dropout" if before != now else ""
+        new = [note for note in self.notes if note not in state["notes"]]
+        self.notes = [*state["notes"], *new, f"went on from step {saved.step}{moved}"]
         checkpoints.restore_random(saved.random, self.device)
         told = _Told([CurvePoint(**point) for point in state["curve"]], state["tokens"], state["seconds"])
         told.validation = [(step, loss) for step, loss in state["validation"]]

@@ -37,15 +37,15 @@ class Reader:
         named = {"position_ids": laid.positions} if laid.mask is None else {"attention_mask": laid.mask}
         with self.autocast():
             states = self.model.base_model(input_ids=laid.ids, use_cache=False, **named).last_hidden_state
-        return states.reshape(-1, states.shape[-1])  # type: ignore[no-any-return]
+        return states.reshape(-1, states.shape[-1])
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [places, vocabulary] in fp32 of some of the decoder's states."""
         with self.autocast():
             if not self.whole_head:
-                return self.model.get_output_embeddings()(states).float()  # type: ignore[no-any-return]
+                return self.model.get_output_embeddings()(states).float()
             with _answering(self.model, states):
-                return self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0].float()  # type: ignore[no-any-return]
+                return self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0].float()
 
     @property
     def piece(self) -> int:
@@ -98,8 +98,7 @@ def learn(reader: Reader, laid: Pass, weights: torch.Tensor, scale: float = 1.0)
     """
     with cut_at(laid.lengths, laid.ids.device):
         states = reader.states(laid)
-        total = _through_head(reader, states, laid, weights, scale)
-    return total
+        return _through_head(reader, states, laid, weights, scale)
 
 
 def prefer(
@@ -122,7 +121,7 @@ def prefer(
     return torch.stack(((-logsigmoid(margin) * each).sum(), (margin > 0).sum().to(margin.dtype)))
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def log_likelihoods(reader: Reader, laid: Pass) -> torch.Tensor:
     """The sum of log p of each text's learned tokens, [texts] in fp32."""
     with cut_at(laid.lengths, laid.ids.device):
@@ -134,6 +133,7 @@ def _through_head(
 ) -> torch.Tensor:
     kept = states[laid.places]
     gradient = torch.empty_like(kept)
+    weights = torch.cat((weights, weights.new_zeros(1)))  # of the places that only fill up
     total = torch.zeros((), device=kept.device)
     for start in range(0, len(kept), reader.piece):
         piece = slice(start, start + reader.piece)
@@ -148,9 +148,9 @@ def _through_head(
 
 
 def _sums(reader: Reader, states: torch.Tensor, laid: Pass) -> torch.Tensor:
-    sums = torch.zeros(laid.texts, device=states.device)
+    sums = torch.zeros(laid.texts + 1, device=states.device)
     for start in range(0, len(laid.places), reader.piece):
         piece = slice(start, start + reader.piece)
         losses = cross_entropy(reader.logits(states[laid.places[piece]]), laid.targets[piece], reduction="none")
         sums.index_add_(0, laid.text_of[piece], -losses)
-    return sums
+    return sums[: laid.texts]

@@ -12,6 +12,7 @@ import torch
 
 from onecard import __version__
 from onecard.adapters.manifest import BaseModelRecord, Manifest, TrainingRecord
+from onecard.fleet.recipe import HUB
 from onecard.training.loop import LoopResult
 from onecard.training.order import TrainingOrder
 from onecard.training.preparation import DataFacts
@@ -97,6 +98,6 @@ def _processor() -> str:
 
 def _without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """The data file's name without its folder: a manifest travels, a folder of this machine does not."""
-    if recipe.get("data"):
+    if recipe.get("data") and not recipe["data"].startswith(HUB):
         recipe["data"] = Path(recipe["data"]).name
     return recipe

@@ -6,16 +6,21 @@ The file holds each step once, in order, also after a run went on from a checkpo
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from onecard.adapters.durable import replace
 from onecard.errors import MissingPart
 
 FILE = "metrics.jsonl"
 
 
 class Metrics:
-    """Writes to `folder`, if there is one, and to TensorBoard's folder, if there is one. Lines up to `step` of an earlier part stay."""
+    """Writes to `folder`, if there is one, and to TensorBoard's folder, if there is one. Lines up to `step` of an earlier part stay.
+
+    A figure that is no number is left out: JSON has none, and a gradient's norm is infinite where fp16 overflowed.
+    """
 
     def __init__(self, folder: Path | None, tensorboard: Path | None = None, step: int = 0) -> None:
         self._file = None
@@ -24,11 +29,13 @@ class Metrics:
             folder.mkdir(parents=True, exist_ok=True)
             place = folder / FILE
             kept = [line for line in _lines(place) if json.loads(line)["step"] <= step] if step else []
-            place.write_text("".join(kept), encoding="utf-8")
+            replace(place, "".join(kept).encode())
             self._file = place.open("a", encoding="utf-8")
 
     def write(self, step: int, **figures: float | None) -> None:
-        known: dict[str, Any] = {name: value for name, value in figures.items() if value is not None}
+        known: dict[str, Any] = {
+            name: value for name, value in figures.items() if value is not None and isfinite(value)
+        }
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **known}) + "\n")
             self._file.flush()

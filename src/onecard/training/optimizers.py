@@ -39,6 +39,21 @@ def make_schedule(
     return schedule
 
 
+def start_over(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """The optimizer as before its first step, its state in the places it has: bitsandbytes never gives paged memory back."""
+    optimizer.zero_grad(set_to_none=True)
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)
+        group["lr"] = learning_rate
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                if not name.startswith("qmap"):
+                    value.zero_()
+            elif name == "step":
+                state[name] = 0
+
+
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Every value of the state by "<weight's number>.<name>"; numbers become tensors. Tables that all share are left out."""
     found: dict[str, torch.Tensor] = {}
@@ -59,12 +74,12 @@ def restore_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, torch.Te
         by_weight.setdefault(int(number), {})[key] = value
     prepared = hasattr(optimizer, "init_state")
     if prepared:
-        optimizer.check_overrides()  # type: ignore[attr-defined]
-        optimizer.initialized = True  # type: ignore[attr-defined]
-    for number, values in by_weight.items():
-        weight = group["params"][number]
-        if prepared:
-            optimizer.init_state(group, weight, 0, number)  # type: ignore[attr-defined]
+        optimizer.check_overrides()
+        optimizer.initialized = True
+    for place, values in by_weight.items():
+        weight = group["params"][place]
+        if prepared and not optimizer.state[weight]:
+            optimizer.init_state(group, weight, 0, place)
         state = optimizer.state[weight]
         for key, value in values.items():
             _put(state, key, value, weight)

@@ -29,7 +29,7 @@ class TrainingOrder:
     base_folder: Path
     base_fingerprint: str
     recipe: Recipe
-    data_file: Path
+    data_file: Path | str
     output: Path
     presets: Mapping[str, Preset] = field(default_factory=dict)
     limit_rows: int | None = None

@@ -18,7 +18,7 @@ TRIED = 2  # layers kept while measuring what one takes
 
 
 class Recomputation:
-    """While it holds, the model (transformers' own) recomputes its first `layers` layers. Architectures without such layers do all or none."""
+    """While it holds, the model (transformers' own) recomputes its first `layers` layers. Without such layers it does all or none."""
 
     def __init__(self, model: Any, asked: Literal["auto"] | bool | int) -> None:
         self._model, self._asked = model, asked

@@ -23,7 +23,7 @@ from onecard.adapters.durable import disk_errors
 from onecard.engines.local.loading import DTYPES, LoadedBase, choose_device, load_base
 from onecard.errors import InputError
 from onecard.training import adapter, checks, loop
-from onecard.training.added_tokens import extend_model
+from onecard.training.added_tokens import demand_rows, extend_model
 from onecard.training.manifest_writer import RunFacts, versions, write_manifest
 from onecard.training.memory import PeakMemory
 from onecard.training.order import OnProgress, Progress, TrainedAdapter, TrainingOrder
@@ -36,6 +36,7 @@ def train_adapter(order: TrainingOrder, progress: OnProgress) -> TrainedAdapter:
     DataError for faulty rows, InputError for a base or recipe that cannot be used, DoesNotFit when memory runs out, NothingLearned
     when the checks after the run fail, DiskFull when the adapter cannot be written.
     """
+    demand_rows(order.recipe)
     with _appearing_whole(order.output) as folder:
         prepared = prepare(
             order.data_file, order.base_folder, order.recipe, order.presets, order.limit_rows, order.suite_file
@@ -46,7 +47,7 @@ def train_adapter(order: TrainingOrder, progress: OnProgress) -> TrainedAdapter:
         progress(Progress("checking", "loading the saved adapter into a fresh base"))
         _check_saved(order, prepared, folder, trained)
         manifest = write_manifest(order, prepared.facts, run)
-    progress(Progress("done", f"{manifest.training.steps} steps in {manifest.training.seconds:.0f} s"))
+    progress(Progress("done", f"{manifest.run.steps} steps in {manifest.run.seconds:.0f} s"))
     return TrainedAdapter(order.output, manifest)
 
 
@@ -66,7 +67,7 @@ def _train(order: TrainingOrder, prepared: Prepared, folder: Path, progress: OnP
         base = _load(order)
         extend_model(base, prepared.tokenizer, prepared.facts.added_tokens)
         set_seed(recipe.seed)  # A is drawn at random when the adapter is attached
-        model = adapter.attach(base, recipe.lora, prepared.facts.added_tokens, whole=recipe.token_training == "whole")
+        model = adapter.attach(base, recipe.lora, prepared.facts.added_tokens)
         start = _copy(model)
         digest, asked = checks.base_digest(model), checks.probe_rows(rows)
         before = checks.probe(model, asked)
@@ -83,7 +84,7 @@ def _train(order: TrainingOrder, prepared: Prepared, folder: Path, progress: OnP
         )
     progress(Progress("checking", "did it learn?"))
     after = checks.probe(model, asked)
-    checks.demand_movement(model, start)
+    checks.demand_movement(model, start, prepared.facts.added_tokens)
     checks.demand_same_base(digest, checks.base_digest(model))
     checks.demand_lower_loss(before, after)
     progress(Progress("saving", "writing the adapter"))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 LARGEST_SEED = 2**63 - 1
+MOST_LOGPROBS = 20
 LARGEST_COUNT = 10_000_000  # far above any context, far below what an engine could not count
 
 
@@ -77,11 +78,19 @@ class ChatRequest(GenerationFields):
 
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
 
 class CompletionRequest(GenerationFields):
-    """POST /v1/completions. The prompt goes to the model as it is, without a chat template."""
+    """POST /v1/completions. The prompt goes to the model as it is, without a chat template.
 
+    `echo` repeats the prompt before the answer; with it `max_tokens` may be 0, which only looks at the prompt.
+    """
+
+    max_tokens: int | None = Field(None, ge=0, le=LARGEST_COUNT)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="So many likeliest tokens at each place.")
     prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
@@ -102,6 +111,7 @@ class ChatChoice(Answered):
     index: int = 0
     message: AnswerMessage
     finish_reason: str | None = None
+    logprobs: Any = None
 
 
 class ChatCompletion(Answered):

@@ -22,6 +22,7 @@ from onecard.wire.faults import error_of
 from onecard.wire.generate import GenerateAnswer, GenerateRequest
 from onecard.wire.health import Health
 from onecard.wire.reply import Record, Reply, raise_fault_inside, read_record
+from onecard.wire.rerank import RerankAnswer, RerankRequest
 
 CHAT = "/v1/chat/completions"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -145,6 +146,11 @@ class Client:
         """POST /generate of an onecard service."""
         async with self._asked("POST", "/generate", request.model_dump_json(exclude_none=True)) as reply:
             return await reply.record(GenerateAnswer), Who.read(reply.headers)
+
+    async def rerank(self, request: RerankRequest) -> tuple[RerankAnswer, Who]:
+        """POST /v1/rerank."""
+        async with self._asked("POST", "/v1/rerank", request.model_dump_json(exclude_defaults=True)) as reply:
+            return await reply.record(RerankAnswer), Who.read(reply.headers)
 
     async def stream_chat(self, request: ChatRequest) -> AsyncIterator[TimedPiece]:
         """The pieces of a streamed answer as they arrive. Closing the iterator closes the connection.

@@ -38,7 +38,10 @@ class FakeServer:
 
     `error_every`: every nth chat request gets `error_status`; 0 never. `freeze_after`: when so many chat requests have come, everything
     stands still for `freeze_s`, once. `slots`: so many requests are answered at once, others wait; 0 is no limit.
-    `health`: what GET /health answers; None is 404, as servers that are not onecard's do.
+    `health`: what GET /health answers; None is 404, as servers that are not onecard's do. `counts_words`: a prompt's tokens are its
+    words and four more, else always four; `context`: a prompt and answer beyond so many are refused. `stamps`: every word is the moment
+    it was written, seconds of time.monotonic(), which on one machine is the client's clock too. `freeze_at_s`: as `freeze_after`, so many
+    seconds after the first chat request.
     """
 
     ttft_s: float = 0.0
@@ -47,6 +50,7 @@ class FakeServer:
     error_every: int = 0
     error_status: int = 500
     freeze_after: int | None = None
+    freeze_at_s: float | None = None
     freeze_s: float = 0.0
     slots: int = 0
     misbehaviour: Misbehaviour | None = None
@@ -55,6 +59,10 @@ class FakeServer:
     health: dict[str, Any] | None = None
     seen: list[Seen] = field(default_factory=list)
     cut_off: int = 0
+    counts_words: bool = False
+    context: int | None = None
+    stamps: bool = False
+    keeps_seen: bool = True
     port: int = 0
 
     @property
@@ -85,7 +93,8 @@ class FakeServer:
         self._connections.add(task)
         try:
             while (asked := await _request(reader)) is not None:
-                self.seen.append(asked)
+                if self.keeps_seen:
+                    self.seen.append(asked)
                 await self._answer(asked, writer)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -110,18 +119,35 @@ class FakeServer:
         number = self._chats
         if number == self.freeze_after:
             self._frozen_until = time.monotonic() + self.freeze_s
+        if number == 1 and self.freeze_at_s is not None:
+            asyncio.get_running_loop().call_later(self.freeze_at_s, self._freeze)
         async with self._slots:
             if self.error_every and number % self.error_every == 0:
                 await self._pass(0)
                 return _send(writer, self.error_status, _fault(f"request {number} fails on purpose", "fake_error"))
             if asked.body.get("model") not in self.models:
                 return _send(writer, 404, _fault(f"no model {asked.body.get('model')!r}", "model_not_found"))
+            wanted = asked.body.get("max_tokens") or self.tokens
+            if self.context is not None and self._prompt_tokens(asked) + wanted > self.context:
+                return _send(writer, 400, _fault(f"more than {self.context} tokens", "context_length_exceeded"))
             if asked.body.get("stream") and self.misbehaviour != "whole-answer":
                 return await self._stream(asked, writer)
             await self._pass(self.ttft_s + self.itl_s * (self.tokens - 1))
             if self.misbehaviour == "break-off":
                 _break_off()
             return _send(writer, 200, self._whole(asked), self.headers)
+
+    def _freeze(self) -> None:
+        self._frozen_until = time.monotonic() + self.freeze_s
+
+    def _prompt_tokens(self, asked: Seen) -> int:
+        if not self.counts_words:
+            return 4
+        contents = [message.get("content") for message in asked.body.get("messages", [])]
+        return 4 + sum(len(content.split()) for content in contents if isinstance(content, str))
+
+    def _word(self, number: int) -> str:
+        return f"{time.monotonic():.6f} " if self.stamps else f"word{number} "
 
     async def _pass(self, seconds: float) -> None:
         """Waits so long, and through any freeze."""
@@ -134,10 +160,11 @@ class FakeServer:
             return "<html>not what you asked for</html>"
         message = {"role": "assistant", "content": "".join(f"word{n} " for n in range(self.tokens))}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return {**_about(asked, "chat.completion"), "choices": [choice], "usage": self._usage()}
+        return {**_about(asked, "chat.completion"), "choices": [choice], "usage": self._usage(asked)}
 
-    def _usage(self) -> dict[str, int]:
-        return {"prompt_tokens": 4, "completion_tokens": self.tokens, "total_tokens": self.tokens + 4}
+    def _usage(self, asked: Seen) -> dict[str, int]:
+        prompt = self._prompt_tokens(asked)
+        return {"prompt_tokens": prompt, "completion_tokens": self.tokens, "total_tokens": self.tokens + prompt}
 
     async def _stream(self, asked: Seen, writer: asyncio.StreamWriter) -> None:
         lines = ["HTTP/1.1 200 OK", "content-type: text/event-stream", "transfer-encoding: chunked"]
@@ -148,7 +175,7 @@ class FakeServer:
                 writer.write(f"{head}\r\n\r\n".encode())
             if number == self.tokens // 2 and self._misbehave(writer):
                 return
-            _event(writer, _piece(asked, f"word{number} ", None))
+            _event(writer, _piece(asked, self._word(number), None))
             await writer.drain()
         self._finish(asked, writer)
 
@@ -169,7 +196,7 @@ class FakeServer:
         if self.misbehaviour == "goes-on":
             _event(writer, _piece(asked, "and on", None))
         if (asked.body.get("stream_options") or {}).get("include_usage"):
-            _event(writer, {**_about(asked, "chat.completion.chunk"), "choices": [], "usage": self._usage()})
+            _event(writer, {**_about(asked, "chat.completion.chunk"), "choices": [], "usage": self._usage(asked)})
         _chunk(writer, encode_event(DONE))
         _chunk(writer, b"")
 

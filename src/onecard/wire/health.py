@@ -53,6 +53,7 @@ class AgentHealth(Answered):
     adapter: str | None = Field(None, description="name@version")
     digest: str | None = None
     presets: tuple[str, ...] = ()
+    task: str = Field("generate", description="generate, or rerank")
 
 
 class Health(Answered):

@@ -43,10 +43,12 @@ class RowsBesideTheBase:
         (self._ids,) = inputs
         return (self._ids.clamp(max=self.vocabulary - 1),)
 
-    def _after_embedding(self, _module: torch.nn.Module, _inputs: tuple[torch.Tensor], embedded: torch.Tensor) -> None:
+    def _after_embedding(self, module: torch.nn.Module, _inputs: tuple[torch.Tensor], embedded: torch.Tensor) -> None:
+        """Gemma's embedding scales what it looks up; a trained row is scaled alike."""
+        scale = getattr(module, "embed_scale", None)
         for line, rows in self._chosen:
             for token, row in zip(rows.ids, rows.embedding, strict=True):
-                embedded[line, self._ids[line] == token] = row
+                embedded[line, self._ids[line] == token] = row if scale is None else row * scale.to(row.dtype)
 
     def _after_head(
         self, _module: torch.nn.Module, inputs: tuple[torch.Tensor], logits: torch.Tensor

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from onecard.engines.engine import Chunk, FinishReason, GenerationRequest
+from onecard.engines.engine import Chunk, FinishReason, GenerationRequest, TokenLogprob
 from onecard.engines.local.answer_text import Detokenizer, StopStrings
-from onecard.engines.local.sampling import Sampler
+from onecard.engines.local.sampling import Sampler, likeliest
 from onecard.engines.local.shared_model import Resident
 from onecard.errors import EngineFailed, OnecardError
 
@@ -49,6 +49,9 @@ class Answer:
         self._stops = StopStrings(request.stop)
         self._at_start = prompt.chat
         self._text, self._tokens = "", 0  # not delivered yet
+        self.spell = decode  # how tokens without text, such as special ones, are written as alternatives
+        self._top = request.top_logprobs
+        self._logprobs: list[TokenLogprob] = []
         self._asked_at = time.monotonic()
         self._queue_s = 0.0
 
@@ -68,7 +71,7 @@ class Answer:
         self._left -= 1
         ended = self.last_token in self._stop_ids
         if not ended:
-            self._write(self._detokenizer.add(self.last_token))
+            self._add(self.last_token, logits)
         reason: FinishReason | None = "stop" if ended or self._stops.stopped else "length" if self._left == 0 else None
         if reason:
             self._text += self._stops.finish()
@@ -85,6 +88,16 @@ class Answer:
             self.finished = True
             self._deliver(error)
 
+    def _add(self, token: int, logits: torch.Tensor) -> None:
+        if self._top is None:
+            self._write(self._detokenizer.add(token))
+            return
+        own, top = likeliest(logits, token, self._top)
+        others = tuple((self._detokenizer.instead(other) or self.spell([other]), value) for other, value in top)
+        text = self._detokenizer.add(token)
+        self._logprobs.append(TokenLogprob(text, own, others))
+        self._write(text)
+
     def _write(self, text: str) -> None:
         if self._at_start:
             text = text.lstrip()
@@ -92,7 +105,8 @@ class Answer:
         self._text += self._stops.add(text)
 
     def _send(self, reason: FinishReason | None) -> None:
-        chunk = Chunk(self._text, self._tokens, len(self.prompt_ids), reason, self._queue_s)
+        chunk = Chunk(self._text, self._tokens, len(self.prompt_ids), reason, self._queue_s, tuple(self._logprobs))
         self._text, self._tokens, self._queue_s = "", 0, 0.0
+        self._logprobs = []
         self.finished = self.finished or reason is not None
         self._deliver(chunk)

@@ -35,6 +35,11 @@ class Detokenizer:
             self._context, self._whole, self._given = self._whole, len(self._ids), 0
         return piece
 
+    def instead(self, token: int) -> str:
+        """The text another token would have at this place, incomplete characters and all; nothing changes."""
+        before = self._decode(self._ids[self._context :])
+        return self._decode([*self._ids[self._context :], token])[len(before) :]
+
     def _text(self) -> str:
         """The text of ids[_whole:]."""
         before = self._decode(self._ids[self._context : self._whole])

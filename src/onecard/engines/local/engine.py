@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from onecard.adapters.manifest import Manifest
-from onecard.engines.engine import Chunk, EngineInfo, GenerationRequest, MemoryPart, MemoryReport
+from onecard.engines.engine import Chunk, EngineInfo, GenerationRequest, MemoryPart, MemoryReport, TokenLogprob
 from onecard.engines.local.acceptance import BaseFacts, accept, base_facts
 from onecard.engines.local.answer import Answer, Prompt
 from onecard.engines.local.loading import Device, Dtype, LoadedBase, Quantization, load_base, read_config, tensor_bytes
 from onecard.engines.local.prompts import check_context, check_sampling, continuation_ids, prompt_ids
-from onecard.engines.local.scoring import mean_log_likelihoods
+from onecard.engines.local.scoring import mean_log_likelihoods, prompt_log_probabilities, spelled
 from onecard.engines.local.shared_model import Resident, SharedModel
 from onecard.engines.local.tokens import stop_ids, text_ids, written_ids
 from onecard.engines.local.worker import Worker, first_line
 from onecard.errors import AdapterRefused, EngineFailed, InputError, OnecardError, UnknownName
 
+T = TypeVar("T")
+
 PROBE = "An adapter that changes nothing here is no adapter: 0 1 2 3."
 
 AS_WRITTEN = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+WITH_SPECIAL = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 
 # Below this a CPU decodes faster on one core: waking the others costs more than a small matrix gives them to do (27 s against 19 s for
 # the same 24 answers of the embedded base on two cores).
@@ -132,15 +135,26 @@ class LocalEngine:
         tokenizer = self._tokenizer(adapter)
         answers = [continuation_ids(prompt, asked.ids, text, tokenizer, asked.stop_ids) for text in continuations]
         check_context(len(asked.ids), max(map(len, answers), default=0), self._info.context)
-        job = self._worker.run(
-            lambda: mean_log_likelihoods(self._model, adapter, asked.ids, answers, self._info.concurrency)
-        )
+        return await self._scored(lambda: mean_log_likelihoods(self._model, adapter, asked.ids, answers))
+
+    async def _scored(self, job: Callable[[], T]) -> T:
+        """What a job between two steps finds; EngineFailed when it cannot be computed."""
         try:
-            return await asyncio.wrap_future(job)
+            return await asyncio.wrap_future(self._worker.run(job))
         except OnecardError:
             raise
         except Exception as error:
             raise EngineFailed(f"the scores could not be computed: {first_line(error)}") from error
+
+    async def prompt_logprobs(self, request: GenerationRequest) -> list[TokenLogprob]:
+        """How likely each token of a prompt is after those before it; the first has nothing before it."""
+        adapter = self._resident(request.adapter)
+        ids, tokenizer = self._prompt(request, adapter).ids, self._tokenizer(adapter)
+        check_context(len(ids), 0, self._info.context)
+        told = await self._scored(
+            lambda: prompt_log_probabilities(self._model, adapter, ids, request.top_logprobs or 0)
+        )
+        return spelled(ids, told, partial(tokenizer.decode, **WITH_SPECIAL))
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text by the base's tokenizer, without special tokens around it."""
@@ -179,6 +193,7 @@ class LocalEngine:
                 answer.cancel()
 
         answer = Answer(request, prompt, adapter, partial(tokenizer.decode, **AS_WRITTEN), deliver)
+        answer.spell = partial(tokenizer.decode, **WITH_SPECIAL)
         self._worker.submit(answer)
         try:
             while True:

@@ -53,6 +53,13 @@ class Sampler:
             draw += 1
 
 
+def likeliest(logits: torch.Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of `token` in logits [vocabulary], and the `top` likeliest tokens with theirs, best first."""
+    logarithms = logits.double().log_softmax(dim=-1)
+    values, ids = logarithms.topk(min(top, len(logarithms)))
+    return float(logarithms[token]), list(zip(ids.tolist(), values.tolist(), strict=True))
+
+
 def _winner(weights: torch.Tensor, draw: int) -> int:
     """The token that wins the race of this draw; one of weight 0 never does."""
     whole = len(weights) // BLOCK * BLOCK
