@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c src/onecard/constraints.txt
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: demo test test-vllm check fix docs bench clean
 

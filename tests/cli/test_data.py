@@ -119,15 +119,17 @@ def test_the_suite_of_an_agent_is_compared(tmp_path):
     assert done.return_value == 1 and "held-out rows" in done.output
 
 
-def test_a_csv_a_conversation_and_a_preference_file_are_checked_without_a_word_about_their_kind(tmp_path):
+def test_a_csv_a_conversation_and_a_preference_file_are_checked_without_a_word_about_their_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a long path is cut where it heads a row
     (tmp_path / "rows.csv").write_text("prompt,completion,preset\nWhat?,That.,\n")
-    done = run(str(tmp_path / "rows.csv"))
+    done = run("rows.csv")
     assert done.return_value == 0 and "rows.csv:2 (" in done.output
     turns = [{"role": role, "content": f"turn {n}"} for n, role in enumerate(["user", "assistant"] * 2)]
     done = run(write(tmp_path / "talk.jsonl", {"messages": turns}))
     assert done.return_value == 0
     assert "[INST] turn 0 [/INST] turn 1</s>[INST] turn 2 [/INST] turn 3</s>" in done.output
-    done = run(write(tmp_path / "pairs.jsonl", {"prompt": "What?", "chosen": "That.", "rejected": "This."}))
+    write(tmp_path / "pairs.jsonl", {"prompt": "What?", "chosen": "That.", "rejected": "This."})
+    done = run("pairs.jsonl")
     assert done.return_value == 0 and "pairs.jsonl:1 chosen (" in done.output and "1 rejected (" in done.output
 
 

@@ -361,14 +361,14 @@ def test_the_active_model_against_this_shell_its_files_and_itself(
 def test_versions_beside_the_pins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, version in (("trl", "0.9.0"), ("uvicorn", "99.0")):
+    for name, version in (("peft", "0.9.0"), ("uvicorn", "99.0")):
         info = tmp_path / "site" / f"{name}-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     found = examined(capsys, port=free_port, expected=1)
     (refused,) = about(found, "versions", "problem")
-    assert "trl 0.9.0 (onecard needs" in refused["what"] and refused["mend"].startswith("pip install 'trl==1.")
+    assert "peft 0.9.0 (onecard needs" in refused["what"] and refused["mend"].startswith("pip install 'peft==0.")
     (newer,) = about(found, "versions", "warning")
     assert "uvicorn 99.0 (newer than" in newer["what"]
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onecard.catalog.models import find_model
-from onecard.catalog.units import GIB
 from onecard.fleet.recipe import Recipe
 from onecard.planner.shapes import ModelShape, shape_of_model
 from onecard.planner.training import trained_lines, training_ledger

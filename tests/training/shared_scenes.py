@@ -119,7 +119,7 @@ class Scenes:
         real = losses.learn
 
         def learn(reader: Any, laid: Any, *rest: Any) -> Any:
-            if self.rank == 1 and laid.ids.numel() > 96:
+            if self.rank == 1 and laid.tokens > 96:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
             return real(reader, laid, *rest)
 

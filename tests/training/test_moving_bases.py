@@ -77,7 +77,7 @@ BASES = [
     ("starcoder2", True, COMMON, {"q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"}, True),
     ("gemma3_text", True, {**COMMON, "head_dim": 16, "sliding_window": 64}, LLAMA_NAMES, True),
 ]
-QUICK = {"learning_rate": 2e-2, "schedule": "constant", "warmup_ratio": 0.0}
+QUICK = {"learning_rate": 5e-3, "schedule": "constant", "warmup_ratio": 0.0}
 
 
 @pytest.fixture

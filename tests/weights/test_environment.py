@@ -26,6 +26,12 @@ _NOT_OURS = {
     "OMP_WAIT_POLICY",
     "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_ALLOC_CONF",
+    "CUDA_VISIBLE_DEVICES",  # and what follows: set for processes of our own
+    "GLOO_SOCKET_IFNAME",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_API_KEY",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_NO_USAGE_STATS",
 }
 
 

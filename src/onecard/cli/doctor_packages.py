@@ -19,7 +19,7 @@ CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 # What runs: the plain install, and what `onecard[local]` brings. Developers' tools are nobody's fault.
 PLAIN = ("click", "rich", "pydantic", "PyYAML", "httpx", "psutil", "filelock")
 LOCAL = (
-    *("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors"),
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors"),
     *("huggingface_hub", "fastapi", "starlette", "uvicorn", "numpy"),
 )
 PLOTS = ("matplotlib",)

@@ -23,7 +23,7 @@ from onecard.planner.weights import form_name, held_bytes, held_form
 SMALL_TENSOR = 4096  # bitsandbytes keeps the optimizer state of smaller tensors in fp32
 STATE_BLOCK = 256  # weights that share the two fp32 scales of an 8-bit optimizer state
 H200_RUNS = "fitted to whole models of 4B to 14B on one H200 (docs/measurements)"
-CPU_RUNS = "fitted to two runs of the embedded base on two cores"
+CPU_RUNS = "fitted to three runs of the embedded base on two cores"
 
 PhaseName = Literal["load", "forward and backward", "loss", "optimizer", "evaluation", "save"]
 

@@ -86,7 +86,7 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
             answer.addmm_(small[:, start : start + each.shape[1]], each.T)
             start += each.shape[1]
             # Not a view: some models add to a layer's answer in place.
-            answers.append(torch.ops.aten._unsafe_view(answer, (*x.shape[:-1], answer.shape[-1])))
+            answers.append(answer.view(*x.shape[:-1], answer.shape[-1]))
         ctx.save_for_backward(x, small)
         ctx.group = group
         return tuple(answers)
