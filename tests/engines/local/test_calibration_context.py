@@ -62,9 +62,10 @@ def test_ctrl_c_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     code = 'import time; print(\'{"stage": "bare", "resident": 1}\', flush=True); time.sleep(600)'
     child(monkeypatch, code)
     monkeypatch.setattr(context, "_taken", interrupted)
+    before = psutil.Process().children()  # servers of other tests in this process
     with pytest.raises(KeyboardInterrupt):
         context_of(CPU, [])
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
 
 
 def test_on_a_card_only_differences_count(monkeypatch: pytest.MonkeyPatch) -> None:
